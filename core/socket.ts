@@ -1,0 +1,310 @@
+/**
+ * The two ports through which all bytes pass, and their in-memory twins. `Socket` carries whole
+ * binary messages (one WebSocket), `Conn` carries a byte stream (one TCP or TLS connection). Each
+ * runtime backs them in one adapter; nothing else names a runtime.
+ *
+ * Rules of both: events start on the next turn after `handle()`; `send`/`write` never throw;
+ * after `closed` nothing more is called. Received arrays belong to the receiver. Sent arrays may be
+ * kept by the port until drained: the sender must not change them afterwards.
+ */
+
+/**
+ * What became of a message or chunk: 'ok' went to the system, 'queued' is kept until a drain,
+ * 'lost' was not and never will be sent: the owner must close.
+ */
+export type Sent = 'ok' | 'queued' | 'lost'
+
+export interface SocketHandler {
+  /** One binary message. */
+  message(bytes: Uint8Array): void
+  /** What was queued has gone; only after a 'queued'. */
+  drain?(): void
+  /** The other end showed life without a message (a WebSocket ping or pong). */
+  alive?(): void
+  /** Last event. `code` is the WebSocket close code, 1006 when there was none. */
+  closed(code: number, reason: string): void
+}
+
+export interface Socket {
+  send(message: Uint8Array): Sent
+  /** Bytes accepted by `send` that have not reached the system. */
+  buffered(): number
+  handle(handler: SocketHandler): void
+  /** Stops reading. Absent where the runtime cannot (Durable Objects, `Deno.serve`): credit does it there. */
+  pause?(): void
+  resume?(): void
+  /** Sends a WebSocket ping; the other end answers by itself. Absent on the accepting side. */
+  ping?(): void
+  /** Close handshake with a code of 1000 or 4000-4999. */
+  close(code: number, reason: string): void
+  /** Drops the connection without a handshake. */
+  terminate(): void
+}
+
+export interface ConnHandler {
+  data(bytes: Uint8Array): void
+  drain?(): void
+  /** The peer has finished sending; our direction stays open until `end`. */
+  end(): void
+  /** Last event; `error` tells an abort from an orderly end. */
+  closed(error?: Error): void
+}
+
+export interface Conn {
+  readonly remoteAddress: string
+  readonly remotePort: number
+  write(bytes: Uint8Array): Sent
+  /** Half-closes after what is queued. */
+  end(): void
+  /** Drops the connection at once, with a reset where the runtime can send one. */
+  abort(): void
+  pause(): void
+  resume(): void
+  /** Bytes accepted by `write` that have not reached the system. */
+  buffered(): number
+  handle(handler: ConnHandler): void
+}
+
+export interface Listener {
+  readonly host: string
+  readonly port: number
+  close(): Promise<void>
+}
+
+/**
+ * Joins two connections both ways with backpressure and half-close: a slow side pauses the other.
+ * `done` runs once, after both have closed, with the bytes carried each way.
+ */
+export function splice(
+  a: Conn,
+  b: Conn,
+  done?: (bytes: { forth: number; back: number }) => void,
+): void {
+  const bytes = { forth: 0, back: 0 }
+  let open = 2
+  function wire(from: Conn, to: Conn, count: (length: number) => void): ConnHandler {
+    return {
+      data(chunk) {
+        count(chunk.length)
+        const sent = to.write(chunk)
+        if (sent === 'queued') from.pause()
+        else if (sent === 'lost') from.abort()
+      },
+      drain() {
+        to.resume()
+      },
+      end() {
+        to.end()
+      },
+      closed(error) {
+        if (error) to.abort()
+        else to.end()
+        if (--open === 0) done?.(bytes)
+      },
+    }
+  }
+  a.handle(wire(a, b, (length) => void (bytes.forth += length)))
+  b.handle(wire(b, a, (length) => void (bytes.back += length)))
+}
+
+/** One end of an in-memory message socket; see `memorySockets`. */
+class MemorySocket implements Socket {
+  peer!: MemorySocket
+  #handler: SocketHandler | undefined
+  #inbox: Uint8Array[] = []
+  #scheduled = false
+  #paused = false
+  #closed = false
+  #closing: { code: number; reason: string } | undefined
+  #queuedBytes = 0
+  #needDrain = false
+  readonly #highWaterBytes: number
+
+  constructor(highWaterBytes: number) {
+    this.#highWaterBytes = highWaterBytes
+  }
+
+  send(message: Uint8Array): Sent {
+    if (this.#closed || this.#closing) return 'lost'
+    this.peer.#inbox.push(message.slice())
+    this.#queuedBytes += message.length
+    this.peer.#schedule()
+    if (this.#queuedBytes <= this.#highWaterBytes) return 'ok'
+    this.#needDrain = true
+    return 'queued'
+  }
+
+  buffered(): number {
+    return this.#queuedBytes
+  }
+
+  handle(handler: SocketHandler): void {
+    this.#handler = handler
+    this.#schedule()
+  }
+
+  pause(): void {
+    this.#paused = true
+  }
+
+  resume(): void {
+    this.#paused = false
+    this.#schedule()
+  }
+
+  ping(): void {
+    queueMicrotask(() => {
+      if (!this.#closed && !this.peer.#closed) this.#handler?.alive?.()
+    })
+  }
+
+  close(code: number, reason: string): void {
+    if (this.#closed || this.#closing) return
+    this.#closing = { code, reason }
+    this.peer.#closing ??= { code, reason }
+    this.peer.#schedule()
+    this.#schedule()
+  }
+
+  terminate(): void {
+    this.close(1006, '')
+  }
+
+  #schedule(): void {
+    if (this.#scheduled || this.#closed || !this.#handler) return
+    this.#scheduled = true
+    queueMicrotask(() => {
+      this.#scheduled = false
+      this.#deliver()
+    })
+  }
+
+  #deliver(): void {
+    while (!this.#paused && this.#inbox.length > 0) {
+      const message = this.#inbox.shift()!
+      this.peer.#queuedBytes -= message.length
+      if (this.peer.#needDrain && this.peer.#queuedBytes === 0) {
+        this.peer.#needDrain = false
+        const peer = this.peer
+        queueMicrotask(() => peer.#closed || peer.#handler?.drain?.())
+      }
+      this.#handler!.message(message)
+    }
+    if (this.#closing && !this.#closed && (this.#inbox.length === 0 || this.#paused)) {
+      this.#closed = true
+      this.#handler!.closed(this.#closing.code, this.#closing.reason)
+    }
+  }
+}
+
+/** Two message sockets joined in memory; 'queued' is answered above `highWaterBytes`. */
+export function memorySockets(highWaterBytes = 65_536): [Socket, Socket] {
+  const a = new MemorySocket(highWaterBytes)
+  const b = new MemorySocket(highWaterBytes)
+  a.peer = b
+  b.peer = a
+  return [a, b]
+}
+
+/** One end of an in-memory byte stream; see `memoryConns`. */
+class MemoryConn implements Conn {
+  readonly remoteAddress = '192.0.2.1'
+  readonly remotePort = 40_000
+  peer!: MemoryConn
+  #handler: ConnHandler | undefined
+  #inbox: Uint8Array[] = []
+  #endReceived = false
+  #endDelivered = false
+  #endSent = false
+  #paused = false
+  #scheduled = false
+  #closed = false
+  #queuedBytes = 0
+  #needDrain = false
+  #error: Error | undefined
+
+  write(bytes: Uint8Array): Sent {
+    if (this.#closed || this.#endSent) return 'lost'
+    this.peer.#inbox.push(bytes.slice())
+    this.#queuedBytes += bytes.length
+    this.peer.#schedule()
+    if (this.#queuedBytes <= 65_536) return 'ok'
+    this.#needDrain = true
+    return 'queued'
+  }
+
+  end(): void {
+    if (this.#endSent || this.#closed) return
+    this.#endSent = true
+    this.peer.#endReceived = true
+    this.peer.#schedule()
+    this.#schedule()
+  }
+
+  abort(): void {
+    if (this.#closed) return
+    this.peer.#error ??= new Error('connection reset')
+    this.peer.#inbox = []
+    this.peer.#schedule()
+    this.#error ??= new Error('aborted')
+    this.#schedule()
+  }
+
+  pause(): void {
+    this.#paused = true
+  }
+
+  resume(): void {
+    this.#paused = false
+    this.#schedule()
+  }
+
+  buffered(): number {
+    return this.#queuedBytes
+  }
+
+  handle(handler: ConnHandler): void {
+    this.#handler = handler
+    this.#schedule()
+  }
+
+  #schedule(): void {
+    if (this.#scheduled || this.#closed || !this.#handler) return
+    this.#scheduled = true
+    queueMicrotask(() => {
+      this.#scheduled = false
+      this.#deliver()
+    })
+  }
+
+  #deliver(): void {
+    while (!this.#paused && !this.#error && this.#inbox.length > 0) {
+      const chunk = this.#inbox.shift()!
+      this.peer.#queuedBytes -= chunk.length
+      if (this.peer.#needDrain && this.peer.#queuedBytes === 0) {
+        this.peer.#needDrain = false
+        const peer = this.peer
+        queueMicrotask(() => peer.#closed || peer.#handler?.drain?.())
+      }
+      this.#handler!.data(chunk)
+    }
+    const drained = this.#inbox.length === 0 && !this.#paused
+    if (this.#endReceived && !this.#endDelivered && drained && !this.#error) {
+      this.#endDelivered = true
+      this.#handler!.end()
+    }
+    if (!this.#closed && (this.#error || (this.#endDelivered && this.#endSent))) {
+      this.#closed = true
+      this.#handler!.closed(this.#error)
+    }
+  }
+}
+
+/** Two byte streams joined in memory. */
+export function memoryConns(): [Conn, Conn] {
+  const a = new MemoryConn()
+  const b = new MemoryConn()
+  a.peer = b
+  b.peer = a
+  return [a, b]
+}
