@@ -394,7 +394,8 @@ const SMALL_ORDER_Y = [
 
 function plausibleSignature(public32: Uint8Array, signature64: Uint8Array): boolean {
   if (public32.length !== KEY_BYTES || signature64.length !== SIGNATURE_BYTES) return false
-  const y = public32.slice()
+  // Not slice(): of a Buffer that is a view, and the sign bit of the caller's key would be lost.
+  const y = Uint8Array.from(public32)
   y[31]! &= 0x7f
   if (!below(y, FIELD_ORDER)) return false
   if (SMALL_ORDER_Y.some((small) => equal(small, y))) return false
