@@ -39,6 +39,11 @@ export class NativeConn implements Conn {
   #closedDelivered = false
   #error: Error | undefined
 
+  /** The socket below, for what only the adapter knows to ask of it. */
+  get socket(): NativeShape | undefined {
+    return this.#socket
+  }
+
   /** The adapter's `open` callback. */
   opened(socket: NativeShape): void {
     this.#socket = socket

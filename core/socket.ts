@@ -73,13 +73,14 @@ export interface Listener {
 
 /**
  * Joins two connections both ways with backpressure and half-close: a slow side pauses the other.
- * `done` runs once, after both have closed, with the bytes carried each way.
+ * `done` runs once, after both have closed, with the bytes carried each way; the returned counts are
+ * live.
  */
 export function splice(
   a: Conn,
   b: Conn,
   done?: (bytes: { forth: number; back: number }) => void,
-): void {
+): { forth: number; back: number } {
   const bytes = { forth: 0, back: 0 }
   let open = 2
   function wire(from: Conn, to: Conn, count: (length: number) => void): ConnHandler {
@@ -105,6 +106,7 @@ export function splice(
   }
   a.handle(wire(a, b, (length) => void (bytes.forth += length)))
   b.handle(wire(b, a, (length) => void (bytes.back += length)))
+  return bytes
 }
 
 /** One end of an in-memory message socket; see `memorySockets`. */

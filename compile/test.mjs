@@ -1,0 +1,59 @@
+// `npm test` on a fresh machine: installs what is missing, then runs every suite. Plain JavaScript,
+// since Node 20 runs it before anything is installed.
+import { spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { ensureInstalled, ROOT } from './setup.mjs'
+
+/** Debian package by the program that the suites look for. */
+const PACKAGES = {
+  chromium: 'chromium',
+  curl: 'curl',
+  openssl: 'openssl',
+  ssh: 'openssh-client',
+  sshd: 'openssh-server',
+  'redis-server': 'redis-server',
+  'redis-cli': 'redis-tools',
+  nft: 'nftables',
+  ip: 'iproute2',
+  tmux: 'tmux',
+}
+
+function has(program) {
+  return ['', '/usr/sbin/', '/sbin/'].some((folder) =>
+    spawnSync('sh', ['-c', `command -v ${folder}${program}`]).status === 0
+  )
+}
+
+function installPackages() {
+  const absent = Object.keys(PACKAGES).filter((program) => !has(program))
+  if (absent.length === 0) return
+  const names = absent.map((program) => PACKAGES[program])
+  if (process.getuid?.() !== 0 || !has('apt-get')) {
+    console.log(
+      `not installed: ${
+        names.join(' ')
+      }\nSuites that need them are named below. As root this installs them by itself.`,
+    )
+    return
+  }
+  console.log(`installing ${names.join(' ')}`)
+  const quiet = {
+    stdio: ['ignore', 'ignore', 'inherit'],
+    env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
+  }
+  const install = () =>
+    spawnSync('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...names], quiet)
+      .status === 0
+  if (existsSync('/var/lib/apt/lists') && install()) return
+  spawnSync('apt-get', ['update', '-qq'], quiet)
+  if (!install()) console.log('apt-get could not install all of them')
+}
+
+ensureInstalled()
+installPackages()
+const bun = join(ROOT, 'node_modules', '.bin', 'bun')
+const result = spawnSync(bun, [join(ROOT, 'tests', 'run.ts'), ...process.argv.slice(2)], {
+  stdio: 'inherit',
+})
+process.exitCode = result.status ?? 1

@@ -1,0 +1,124 @@
+/**
+ * Bulk links, relay side: idle TCP connections that an agent keeps to the public port, each claimed
+ * with a one-time ticket, onto which a visitor is spliced: no framing, no shared window. The
+ * visitor's first bytes travel behind the prelude and are kept until the agent's one-byte answer,
+ * so that another member can be tried. docs/protocol.md, "Bulk links".
+ */
+import type { Crypto } from '../core/crypto.ts'
+import type { Clock, Timer } from '../core/clock.ts'
+import { concat, EMPTY } from '../core/bytes.ts'
+import type { Visit } from '../core/frame.ts'
+import { ANSWER, encodePrelude } from '../core/ticket.ts'
+import type { Ticket, TicketClass } from '../core/ticket.ts'
+import type { Conn } from '../core/socket.ts'
+
+/** How long an agent may take to answer a prelude. */
+export const ANSWER_MS_MAX = 5000
+/** Idle bulk links kept for one process group in one class; more are closed at once. */
+const IDLE_MAX = 256
+/** How an offer to an agent ended; `rest` is what came behind the answer. */
+export type Answer =
+  | { kind: 'taken'; rest: Uint8Array }
+  | { kind: 'refused' }
+  | { kind: 'timeout' }
+  | { kind: 'gone' }
+
+/** One idle connection with the ticket that claimed it. */
+export class BulkLink {
+  readonly conn: Conn
+  readonly #ticket: Ticket
+  readonly #key: Uint8Array
+  #leave: (() => void) | undefined
+
+  constructor(conn: Conn, claim: { ticket: Ticket; key: Uint8Array }) {
+    this.conn = conn
+    this.#ticket = claim.ticket
+    this.#key = claim.key
+  }
+
+  /** Waits in a pool: anything that the agent says before it is asked, or its end, drops the link. */
+  idle(leave: () => void): void {
+    this.#leave = leave
+    const drop = (): void => {
+      this.#leave?.()
+      this.#leave = undefined
+      this.conn.abort()
+    }
+    this.conn.handle({ data: drop, end: drop, closed: drop })
+  }
+
+  /**
+   * Offers a visitor: one write of prelude and first bytes, then one byte of answer within
+   * `ANSWER_MS_MAX`. `answered` runs once. The link is the caller's after 'taken', dead after all else.
+   */
+  offer(
+    offer: { visit: Visit; first: Uint8Array; crypto: Crypto; clock: Clock },
+    answered: (answer: Answer) => void,
+  ): void {
+    this.#leave = undefined
+    const { visit, first, crypto, clock } = offer
+    let timer: Timer | undefined
+    let open = true
+    const finish = (answer: Answer): void => {
+      if (!open) return
+      open = false
+      timer?.cancel()
+      if (answer.kind !== 'taken') this.conn.abort()
+      answered(answer)
+    }
+    this.conn.handle({
+      data(bytes) {
+        if (bytes[0] === ANSWER.taken) {
+          finish({ kind: 'taken', rest: bytes.length > 1 ? bytes.subarray(1) : EMPTY })
+        } else finish({ kind: 'refused' })
+      },
+      end: () => finish({ kind: 'gone' }),
+      closed: () => finish({ kind: 'gone' }),
+    })
+    const { linkId, counter } = this.#ticket
+    const prelude = encodePrelude(visit, { crypto, linkId, counter, bulkKey: this.#key })
+    if (this.conn.write(first.length > 0 ? concat(prelude, first) : prelude) === 'lost') {
+      finish({ kind: 'gone' })
+      return
+    }
+    timer = clock.after(ANSWER_MS_MAX, () => finish({ kind: 'timeout' }))
+  }
+}
+
+/** The idle bulk links of one process group. */
+export class BulkPool {
+  readonly #idle: Record<TicketClass, Set<BulkLink>> = { verified: new Set(), clear: new Set() }
+  #closed = false
+
+  get size(): number {
+    return this.#idle.verified.size + this.#idle.clear.size
+  }
+
+  add(link: BulkLink, kind: TicketClass): void {
+    const idle = this.#idle[kind]
+    if (this.#closed || idle.size >= IDLE_MAX) {
+      link.conn.abort()
+      return
+    }
+    idle.add(link)
+    link.idle(() => void idle.delete(link))
+  }
+
+  /** The longest idle link of a class, or undefined: then a stream carries the visitor, at once. */
+  take(kind: TicketClass): BulkLink | undefined {
+    const idle = this.#idle[kind]
+    for (const link of idle) {
+      idle.delete(link)
+      return link
+    }
+    return undefined
+  }
+
+  close(): void {
+    this.#closed = true
+    for (const idle of [this.#idle.verified, this.#idle.clear]) {
+      for (const link of idle) link.conn.abort()
+      idle.clear()
+    }
+  }
+}

@@ -1,0 +1,70 @@
+/**
+ * The relay's own certificate where the operator gave none: self-signed ECDSA P-256 over its names
+ * and the apps wildcard. Agents need no CA for it, because the relay's identity signs its
+ * fingerprint in the challenge; browsers will warn, and are told so by the docs.
+ */
+import * as x509 from '@peculiar/x509'
+
+/** Validity; made anew when less than a third is left. */
+const VALID_MS = 90 * 86_400_000
+/** Clocks differ: valid from a little before now. */
+const SKEW_MS = 3_600_000
+
+export interface CertificatePair {
+  /** PEM, leaf first. */
+  cert: string
+  /** PEM, PKCS #8. */
+  key: string
+}
+
+const P256 = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' }
+
+/** A new pair for host names, wildcards and IP addresses alike. */
+export async function makeCertificate(
+  names: readonly string[],
+  nowMs: number,
+): Promise<CertificatePair> {
+  const keys = await crypto.subtle.generateKey(P256, true, ['sign', 'verify'])
+  const serial = crypto.getRandomValues(new Uint8Array(16))
+  serial[0] = (serial[0]! & 0x7f) | 0x40 // positive and of constant length, RFC 5280 §4.1.2.2
+  const certificate = await x509.X509CertificateGenerator.createSelfSigned({
+    serialNumber: Array.from(serial, (byte) => byte.toString(16).padStart(2, '0')).join(''),
+    name: `CN=${names[0]!.replace(/[^a-zA-Z0-9.*-]/g, '-').slice(0, 64)}`,
+    notBefore: new Date(nowMs - SKEW_MS),
+    notAfter: new Date(nowMs + VALID_MS),
+    keys,
+    signingAlgorithm: P256,
+    extensions: [
+      new x509.BasicConstraintsExtension(false, undefined, true),
+      new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
+      new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth]),
+      new x509.SubjectAlternativeNameExtension(
+        names.map((value) => ({ type: isAddress(value) ? 'ip' : 'dns', value }) as const),
+      ),
+    ],
+  })
+  const pkcs8 = await crypto.subtle.exportKey('pkcs8', keys.privateKey)
+  return { cert: certificate.toString('pem'), key: x509.PemConverter.encode(pkcs8, 'PRIVATE KEY') }
+}
+
+/** SHA-256 over the leaf's DER. */
+export async function certificateHash(pem: string): Promise<Uint8Array> {
+  const leaf = new x509.X509Certificate(pem)
+  return new Uint8Array(await crypto.subtle.digest('SHA-256', leaf.rawData))
+}
+
+/** True when the pair names all of `names` and has more than a third of its time left. */
+export function isCurrent(pem: string, names: readonly string[], nowMs: number): boolean {
+  try {
+    const leaf = new x509.X509Certificate(pem)
+    const alternative = leaf.getExtension(x509.SubjectAlternativeNameExtension)
+    const has = new Set(alternative?.names.toJSON().map((name) => name.value))
+    return leaf.notAfter.getTime() - nowMs > VALID_MS / 3 && names.every((name) => has.has(name))
+  } catch {
+    return false
+  }
+}
+
+function isAddress(name: string): boolean {
+  return name.includes(':') || /^\d{1,3}(\.\d{1,3}){3}$/.test(name)
+}

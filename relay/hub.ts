@@ -1,0 +1,339 @@
+/**
+ * The hub of one agent: a star. Its home links stand in the middle; streams of visit links and of
+ * visitors all become streams on a home link of the process group that claimed the endpoint. The
+ * agent's key alone decides which hub a link belongs to, so the same code is the one hub in a
+ * process and a Durable Object of that name.
+ */
+import {
+  decodeCredit,
+  decodeVisit,
+  encodeFrame,
+  encodeReset,
+  encodeVisit,
+  FRAME,
+  readdress,
+  RESET,
+  WINDOW_BYTES_MAX,
+  WINDOW_INITIAL_BYTES,
+} from '../core/frame.ts'
+import type { Frame, Visit } from '../core/frame.ts'
+import { TunnelError } from '../core/errors.ts'
+import type { Stream } from '../core/mux.ts'
+import { BulkPool } from './bulk.ts'
+import { CLOSE } from './member.ts'
+import type { Member } from './member.ts'
+
+/** Home links of one process group. */
+const HOME_LINKS_MAX = 4
+/** Process groups of one identity. */
+const GROUPS_MAX = 16
+/** Visit links to one agent. */
+const VISIT_LINKS_MAX = 1024
+/** Streams of one visit link. */
+const VISIT_STREAMS_MAX = 256
+/** Streams on one home link, forwarded and own. */
+const HOME_STREAMS_MAX = 1024
+/** Above so many bytes in a socket, who feeds it is paused where the runtime can. */
+const SOCKET_HIGH_BYTES = 1_048_576
+const SOCKET_LOW_BYTES = 262_144
+
+/** A process of an agent: its home links, its endpoints, its idle bulk links. */
+export class Group {
+  readonly agent: string
+  readonly id: string
+  readonly scope: string
+  readonly grant: string
+  readonly members = new Set<Member>()
+  readonly endpoints = new Set<string>()
+  readonly bulk = new BulkPool()
+
+  constructor(member: Member) {
+    this.agent = member.agent
+    this.id = member.group
+    this.scope = member.authorised!.scope
+    this.grant = member.authorised!.grant
+  }
+
+  /** The home link with the fewest streams. */
+  lightest(): Member | undefined {
+    let best: Member | undefined
+    let fewest = HOME_STREAMS_MAX
+    for (const member of this.members) {
+      const streams = member.mux.size + member.forwards.size
+      if (member.up && streams < fewest) {
+        best = member
+        fewest = streams
+      }
+    }
+    return best
+  }
+
+  /** A stream to this process. Throws `hub/gone` without a link, `hub/full` when all are loaded. */
+  open(visit: Omit<Visit, 'windowBytes'>): Stream {
+    const member = this.lightest()
+    if (!member) {
+      throw this.members.size === 0
+        ? new TunnelError('hub/gone', 'Cannot reach the agent: found no link')
+        : new TunnelError(
+          'hub/full',
+          `Cannot open a stream: found ${HOME_STREAMS_MAX} on each link`,
+        )
+    }
+    return member.mux.open(visit)
+  }
+}
+
+/** Two stream ends that the hub joins; the ends are told apart by index. */
+interface Join {
+  readonly members: [visit: Member, home: Member]
+  readonly ids: [visit: number, home: number]
+  /** What each end may still send. */
+  readonly allowance: [visit: number, home: number]
+  readonly ended: [boolean, boolean]
+  endpoint: string
+}
+
+export interface HubEvents {
+  /** May this visit link's agent reach the endpoint? Authorised for each stream, not once at the door. */
+  mayVisit(member: Member, visit: Visit): boolean
+  bytes(count: number, direction: 'in' | 'out'): void
+  overdrawn(member: Member): void
+}
+
+export class Hub {
+  readonly key: string
+  readonly groups = new Map<string, Group>()
+  readonly #visits = new Set<Member>()
+  readonly #events: HubEvents
+  /** Visit links that wait for a home link's socket, by that home link. */
+  readonly #paused = new Map<Member, Set<Member>>()
+
+  constructor(key: string, events: HubEvents) {
+    this.key = key
+    this.#events = events
+  }
+
+  get size(): number {
+    let size = this.#visits.size
+    for (const group of this.groups.values()) size += group.members.size
+    return size
+  }
+
+  get streams(): number {
+    let streams = 0
+    for (const group of this.groups.values()) {
+      for (const member of group.members) streams += member.mux.size + member.forwards.size
+    }
+    return streams
+  }
+
+  *members(): Iterable<Member> {
+    for (const group of this.groups.values()) yield* group.members
+    yield* this.#visits
+  }
+
+  /** Adds an admitted link. Throws `hub/links` when there are too many. */
+  add(member: Member): Group | undefined {
+    if (member.role === 'visit') {
+      if (this.#visits.size >= VISIT_LINKS_MAX) {
+        throw tooMany('visit links to this agent', VISIT_LINKS_MAX)
+      }
+      this.#visits.add(member)
+      if (this.groups.size === 0) member.send('peer_gone', 0)
+      return undefined
+    }
+    let group = this.groups.get(member.group)
+    if (!group) {
+      if (this.groups.size >= GROUPS_MAX) throw tooMany('processes of one identity', GROUPS_MAX)
+      group = new Group(member)
+      this.groups.set(member.group, group)
+    }
+    if (group.scope !== member.authorised!.scope) {
+      throw new TunnelError('hub/scope', 'Cannot join links of two scopes in one process group')
+    }
+    if (group.members.size >= HOME_LINKS_MAX) {
+      throw tooMany('home links of one process', HOME_LINKS_MAX)
+    }
+    group.members.add(member)
+    return group
+  }
+
+  /** Takes a link off. Returns its group when that was the group's last link. */
+  remove(member: Member): Group | undefined {
+    for (const join of new Set(member.forwards.values()) as Set<Join>) {
+      const side = join.members[0] === member ? 1 : 0
+      this.#drop(join)
+      this.#reset(join, side, { code: RESET.gone, reason: 'link lost' })
+    }
+    this.#unpause(member)
+    this.#visits.delete(member)
+    const group = this.groups.get(member.group)
+    if (!group?.members.delete(member)) return undefined
+    if (group.members.size > 0) return undefined
+    this.groups.delete(group.id)
+    group.bulk.close()
+    if (this.groups.size === 0) { for (const visit of this.#visits) visit.send('peer_gone', 0) }
+    return group
+  }
+
+  /** Which process serves the name, the one with the lightest link first. */
+  serving(name: string): Group | undefined {
+    let best: Group | undefined
+    let fewest = Infinity
+    for (const group of this.groups.values()) {
+      if (!group.endpoints.has(name)) continue
+      const member = group.lightest()
+      const streams = member ? member.mux.size + member.forwards.size : Infinity
+      if (!best || streams < fewest) {
+        best = group
+        fewest = streams
+      }
+    }
+    return best
+  }
+
+  /** A stream frame that is not the mux's own. False when its id means nothing here. */
+  forward(member: Member, frame: Frame, message: Uint8Array): boolean {
+    const join = member.forwards.get(frame.id) as Join | undefined
+    if (join) {
+      this.#pass(join, join.members[0] === member ? 0 : 1, { frame, message })
+      return true
+    }
+    if (member.role === 'home') return false
+    if (frame.type === FRAME.open) {
+      this.#join(member, frame)
+      return true
+    }
+    // Crossed with a reset of ours: dropped. An id that was never opened has no business here.
+    if (frame.id % 2 === 1 && frame.id <= member.mux.lastPeerId) return true
+    throw new TunnelError(
+      'hub/stream',
+      `Cannot accept a frame on stream ${frame.id}: it was never opened`,
+    )
+  }
+
+  #join(member: Member, frame: Frame): void {
+    member.mux.seen(frame.id)
+    const visit = decodeVisit(frame.payload)
+    const refuse = (code: number, reason: string): void =>
+      member.send('reset', frame.id, encodeReset(code, reason))
+    if (visit.kind !== 'connect' || !this.#events.mayVisit(member, visit)) {
+      return refuse(RESET.refused, 'no such endpoint')
+    }
+    if (member.forwards.size >= VISIT_STREAMS_MAX) return refuse(RESET.overload, 'too many streams')
+    const home = this.serving(visit.endpoint)?.lightest()
+    if (!home) return refuse(this.groups.size === 0 ? RESET.gone : RESET.refused, 'not served now')
+    const id = home.mux.nextId()
+    const join: Join = {
+      members: [member, home],
+      ids: [frame.id, id],
+      allowance: [WINDOW_INITIAL_BYTES, visit.windowBytes],
+      ended: [false, false],
+      endpoint: visit.endpoint,
+    }
+    member.forwards.set(frame.id, join)
+    home.forwards.set(id, join)
+    // The agent must not believe a visitor's own word about where it comes from.
+    home.send('open', id, encodeVisit({ ...visit, address: member.address, port: 0 }))
+  }
+
+  #pass(join: Join, side: 0 | 1, { frame, message }: { frame: Frame; message: Uint8Array }): void {
+    const other = side === 0 ? 1 : 0
+    switch (frame.type) {
+      case FRAME.data: {
+        const length = frame.payload.length
+        join.allowance[side] -= length
+        if (join.allowance[side] < 0 || join.ended[side]) {
+          const overdrawn = !join.ended[side]
+          if (overdrawn) this.#events.overdrawn(join.members[side])
+          return this.#end(join, overdrawn ? RESET.overdrawn : RESET.protocol)
+        }
+        this.#events.bytes(length, side === 0 ? 'in' : 'out')
+        break
+      }
+      case FRAME.credit:
+        join.allowance[other] += decodeCredit(frame.payload)
+        if (join.allowance[other] > WINDOW_BYTES_MAX * 2) return this.#end(join, RESET.protocol)
+        break
+      case FRAME.fin:
+        if (join.ended[side]) return this.#end(join, RESET.protocol)
+        join.ended[side] = true
+        if (join.ended[other]) this.#drop(join)
+        break
+      case FRAME.reset:
+        this.#drop(join)
+        break
+      case FRAME.open:
+        return this.#end(join, RESET.protocol)
+    }
+    this.#relay(join.members[side], join.members[other], readdress(message, join.ids[other]))
+  }
+
+  #relay(from: Member, to: Member, message: Uint8Array): void {
+    const sent = to.socket.send(message)
+    if (sent === 'lost') return to.terminate('lost')
+    if (sent === 'ok' || to.socket.buffered() < SOCKET_HIGH_BYTES || !from.socket.pause) return
+    // Only visit links are paused: a home link carries other people's streams as well.
+    if (from.role !== 'visit') return
+    from.socket.pause()
+    let waiting = this.#paused.get(to)
+    if (!waiting) this.#paused.set(to, waiting = new Set())
+    waiting.add(from)
+  }
+
+  /** The socket of `member` can take more. */
+  drained(member: Member): void {
+    if (member.socket.buffered() <= SOCKET_LOW_BYTES) this.#unpause(member)
+  }
+
+  #unpause(member: Member): void {
+    const waiting = this.#paused.get(member)
+    if (!waiting) return
+    this.#paused.delete(member)
+    for (const visit of waiting) visit.socket.resume?.()
+  }
+
+  #drop(join: Join): void {
+    join.members[0].forwards.delete(join.ids[0])
+    join.members[1].forwards.delete(join.ids[1])
+  }
+
+  #reset(join: Join, side: 0 | 1, { code, reason }: { code: number; reason: string }): void {
+    const frame = encodeFrame('reset', join.ids[side], encodeReset(code, reason))
+    if (join.members[side].up) join.members[side].socket.send(frame)
+  }
+
+  #end(join: Join, code: number): void {
+    this.#drop(join)
+    this.#reset(join, 0, { code, reason: '' })
+    this.#reset(join, 1, { code, reason: '' })
+  }
+
+  /** Ends every forwarded stream of an endpoint. */
+  cutEndpoint(name: string): void {
+    for (const visit of this.#visits) {
+      for (const join of new Set(visit.forwards.values()) as Set<Join>) {
+        if (join.endpoint === name) this.#end(join, RESET.blocked)
+      }
+    }
+  }
+
+  /** Closes every link for which `chosen` says so: revocation, a blocked scope. */
+  cut(chosen: (member: Member) => boolean, reason: string): number {
+    let count = 0
+    for (const member of [...this.members()]) {
+      if (!chosen(member)) continue
+      count++
+      member.notice('relay/revoked', reason)
+      member.close(CLOSE.revoked, reason)
+    }
+    return count
+  }
+}
+
+function tooMany(what: string, most: number): TunnelError {
+  return new TunnelError(
+    'hub/links',
+    `Cannot admit the link: found ${most} ${what}, the most there may be`,
+  )
+}

@@ -1,0 +1,552 @@
+/**
+ * One relay in one process: a hub for each agent, the live endpoints, the ingress, the public ports,
+ * and the rules of who may do what. Everything that names a runtime reaches it as a port.
+ */
+import type { Admitted, RelayIdentity } from '../core/admit.ts'
+import { hex } from '../core/bytes.ts'
+import type { Clock } from '../core/clock.ts'
+import type { Crypto } from '../core/crypto.ts'
+import { TunnelError } from '../core/errors.ts'
+import type { Frame, Visit } from '../core/frame.ts'
+import { parseKey } from '../core/key.ts'
+import { openPassport } from '../core/passport.ts'
+import type { Conn, Socket } from '../core/socket.ts'
+import { checkTicket } from '../core/ticket.ts'
+import type { Ticket } from '../core/ticket.ts'
+import { BulkLink } from './bulk.ts'
+import { readClaim } from './claim.ts'
+import type { Credentials, Grant } from './credentials.ts'
+import { allowsName } from './credentials.ts'
+import { Endpoints } from './endpoints.ts'
+import type { Endpoint } from './endpoints.ts'
+import { Hub } from './hub.ts'
+import type { Group } from './hub.ts'
+import { Ingress } from './ingress.ts'
+import type { Log } from './log.ts'
+import { CLOSE, Member } from './member.ts'
+import type { Authorised, MemberOwner } from './member.ts'
+import type { Metrics } from './metrics.ts'
+import { PublicPorts } from './public_ports.ts'
+import type { PublicPortsNet } from './public_ports.ts'
+import type { Quota } from './quota.ts'
+import type { Registry } from './registry.ts'
+import type { Settings } from './settings.ts'
+import { Visitors } from './visitors.ts'
+
+/** What a stalled visitor of the ingress may cost: its stream's receive window. */
+const INGRESS_WINDOW_BYTES_MAX = 2_097_152
+/** Idle bulk links that agents are asked to keep. */
+const BULK_IDLE = 8
+/** Links of one process that are in admission or up; more are turned away. */
+const LINKS_MAX = 65_536
+
+export interface RelayPorts {
+  clock: Clock
+  crypto: Crypto
+  identity: RelayIdentity
+  credentials: Credentials
+  registry: Registry
+  quota: Quota
+  metrics: Metrics
+  log: Log
+  settings: Settings
+  version: string
+  /** Absent where the runtime has no raw sockets: then no ingress, bulk links or public ports. */
+  net?: PublicPortsNet
+  app?(conn: Conn, first: Uint8Array): void
+  bulkTls?(conn: Conn, first: Uint8Array): void
+  verifyCertificate?: NonNullable<MemberOwner['verifyCertificate']>
+  /** The public port as URLs name it, known when the listener is up. */
+  publicPort(): number
+}
+
+/** One live member as the API shows it. */
+export interface AgentInfo {
+  key: string
+  scope: string
+  group: string
+  version: string
+  address: string
+  since: string
+  endpoints: string[]
+  streams: number
+  bulkIdle: number
+}
+
+export class Relay implements MemberOwner {
+  readonly crypto: Crypto
+  readonly clock: Clock
+  readonly identity: RelayIdentity
+  readonly windowBytesMax = INGRESS_WINDOW_BYTES_MAX
+  readonly watchesSilence = true
+  readonly verifyCertificate?: NonNullable<MemberOwner['verifyCertificate']>
+  readonly endpoints: Endpoints
+  readonly visitors: Visitors
+  readonly ingress: Ingress
+  readonly publicPorts: PublicPorts | undefined
+  readonly #ports: RelayPorts
+  readonly #hubs = new Map<string, Hub>()
+  readonly #byLink = new Map<string, { member: Member; group: Group }>()
+  readonly #held = new Map<Member, (() => void)[]>()
+  readonly #entering = new Set<Member>()
+  #draining = false
+
+  constructor(ports: RelayPorts) {
+    this.#ports = ports
+    this.crypto = ports.crypto
+    this.clock = ports.clock
+    this.identity = ports.identity
+    if (ports.verifyCertificate) this.verifyCertificate = ports.verifyCertificate
+    const { clock, crypto, settings, quota } = ports
+    this.endpoints = new Endpoints(clock)
+    this.visitors = new Visitors({
+      clock,
+      crypto,
+      endpoints: this.endpoints,
+      outcome: (result) => this.#outcome(result),
+    })
+    const admits = (address: string, scope: string): boolean =>
+      quota.take('visitors', { address }).ok && quota.take('visitors', { scope }).ok
+    const refused = (reason: string, fields: { address: string; serverName?: string }): void => {
+      ports.metrics.refused.add({ reason: refusal(reason) })
+      ports.log.info('visitor refused', { reason, ...fields })
+    }
+    this.ingress = new Ingress({
+      clock,
+      endpoints: this.endpoints,
+      visitors: this.visitors,
+      ownNames: new Set(settings.names),
+      secureDomain: settings.secureDomain,
+      appsDomain: settings.appsDomain,
+      publicPort: () => ports.publicPort(),
+      app: (conn, first) => (ports.app ? ports.app(conn, first) : conn.abort()),
+      bulkTls: (conn, first) => (ports.bulkTls ? ports.bulkTls(conn, first) : conn.abort()),
+      claim: (conn, ticket) => this.claimBulk(conn, ticket),
+      admits,
+      blocked: (name, scope) => ports.registry.isBlocked(name, scope),
+      refused,
+    })
+    this.publicPorts = ports.net && new PublicPorts({
+      net: ports.net,
+      clock,
+      endpoints: this.endpoints,
+      visitors: this.visitors,
+      host: settings.host,
+      range: settings.publicPorts,
+      admits,
+      refused,
+      packets: (count, result) =>
+        result === 'dropped'
+          ? ports.metrics.packetsDropped.add({ reason: 'other' }, count)
+          : ports.metrics.packets.add({ direction: result }, count),
+    })
+    ports.credentials.onRevoked((grant) => {
+      this.cut((member) => member.authorised?.grant === grant, 'its credential was revoked')
+    })
+    ports.registry.onBlocked((block) => {
+      this.visitors.cut(({ endpoint }) =>
+        endpoint.name === block.name || endpoint.scope === block.scope
+      )
+      if (block.name !== undefined) {
+        for (const hub of this.#hubs.values()) hub.cutEndpoint(block.name)
+      }
+      if (block.scope !== undefined) {
+        this.cut((member) => member.authorised?.scope === block.scope, 'its scope was blocked')
+      }
+    })
+  }
+
+  get draining(): boolean {
+    return this.#draining
+  }
+
+  get links(): number {
+    let links = this.#entering.size
+    for (const hub of this.#hubs.values()) links += hub.size
+    return links
+  }
+
+  agents(scope?: string): AgentInfo[] {
+    const agents: AgentInfo[] = []
+    for (const hub of this.#hubs.values()) {
+      for (const group of hub.groups.values()) {
+        if (scope !== undefined && group.scope !== scope) continue
+        const [member] = group.members
+        agents.push({
+          key: hub.key,
+          scope: group.scope,
+          group: group.id,
+          version: member?.version ?? '',
+          address: member?.address ?? '',
+          since: new Date(member?.since ?? 0).toISOString(),
+          endpoints: [...group.endpoints],
+          streams: [...group.members].reduce((sum, m) => sum + m.mux.size + m.forwards.size, 0),
+          bulkIdle: group.bulk.size,
+        })
+      }
+    }
+    return agents
+  }
+
+  /** A new link on `/v1/link/KEY`, already upgraded. */
+  attach(socket: Socket, link: { key: string; address: string }): void {
+    const hold = this.#ports.quota.hold('links', { address: link.address })
+    if (!hold.ok || this.links >= LINKS_MAX || this.#draining) {
+      if (hold.ok) hold.release()
+      socket.handle({ message() {}, closed() {} })
+      socket.close(this.#draining ? CLOSE.restarting : CLOSE.tooMany, 'too many links')
+      return
+    }
+    const member = new Member(socket, {
+      owner: this,
+      target: link.key,
+      address: link.address,
+    })
+    this.#held.set(member, [hold.release])
+    this.#entering.add(member)
+    member.start()
+  }
+
+  async authorise(admitted: Admitted, member: Member): Promise<Authorised> {
+    const { credentials, registry, quota } = this.#ports
+    const { credential } = admitted
+    let authorised: Authorised
+    if (credential.kind === 'key' || credential.kind === 'token') {
+      const grant: Grant = await credentials.verify(credential.secret)
+      authorised = {
+        scope: grant.scope,
+        grant: grant.id,
+        allows: (name) => allowsName(grant, name),
+      }
+      this.#limitAgents(grant, member)
+    } else if (credential.kind === 'certificate') {
+      const { scope } = credential
+      authorised = { scope, grant: `certificate/${scope}`, allows: () => true }
+    } else {
+      throw new TunnelError('admit/credential', 'Cannot admit the link: found no credential', {
+        hint: 'Set SOTTO_API_KEY, or put the key into the profile with "sotto relay keys".',
+      })
+    }
+    if (registry.isBlocked('', authorised.scope)) {
+      throw new TunnelError('relay/blocked', 'Cannot admit the link: its scope is blocked here')
+    }
+    const hold = quota.hold('links', { scope: authorised.scope })
+    if (!hold.ok) throw overQuota('links')
+    const held = this.#held.get(member)
+    if (held) held.push(hold.release)
+    else hold.release()
+    return authorised
+  }
+
+  #limitAgents(grant: Grant, member: Member): void {
+    if (grant.maxAgents === undefined) return
+    const agents = new Set([member.agent])
+    for (const hub of this.#hubs.values()) {
+      for (const other of hub.members()) {
+        if (other.authorised?.grant === grant.id) agents.add(other.agent)
+      }
+    }
+    if (agents.size > grant.maxAgents) {
+      throw new TunnelError(
+        'quota/exceeded',
+        `Cannot admit the link: found ${grant.maxAgents} agents on this fleet token, the most it allows`,
+      )
+    }
+  }
+
+  joined(member: Member): object {
+    const key = member.target
+    let hub = this.#hubs.get(key)
+    if (!hub) {
+      hub = new Hub(key, {
+        mayVisit: (_member, visit) => this.#mayVisit(visit),
+        bytes: (count, direction) =>
+          this.#ports.metrics.bytes.add({ direction, route: 'connect' }, count),
+        overdrawn: () => this.#ports.metrics.refused.add({ reason: 'overload' }),
+      })
+      this.#hubs.set(key, hub)
+    }
+    const group = hub.add(member)
+    this.#entering.delete(member)
+    if (group) this.#byLink.set(member.link, { member, group })
+    const { settings, metrics } = this.#ports
+    metrics.handshakes.add({ result: 'admitted' })
+    const raw = this.#ports.net !== undefined
+    return {
+      scope: member.authorised!.scope,
+      secure: settings.secureDomain,
+      apps: settings.appsDomain,
+      port: this.#ports.publicPort(),
+      scheme: 'https',
+      window: 16_777_216,
+      streams: 1024,
+      bulk: raw ? BULK_IDLE : 0,
+      can: [
+        ...(raw ? ['passthrough', 'bulk'] : []),
+        ...(raw && settings.publicPorts ? ['raw-tcp', 'raw-udp'] : []),
+        'inspectable',
+      ],
+      address: member.address,
+      version: this.#ports.version,
+    }
+  }
+
+  #mayVisit(visit: Visit): boolean {
+    const endpoint = this.endpoints.get(visit.endpoint)
+    return endpoint !== undefined && endpoint.mode === 'verified' &&
+      !this.#ports.registry.isBlocked(endpoint.name, endpoint.scope)
+  }
+
+  forward(member: Member, frame: Frame, message: Uint8Array): boolean {
+    return this.#hubs.get(member.target)?.forward(member, frame, message) ?? false
+  }
+
+  drained(member: Member): void {
+    this.#hubs.get(member.target)?.drained(member)
+  }
+
+  left(member: Member, reason: string): void {
+    for (const release of this.#held.get(member) ?? []) release()
+    this.#held.delete(member)
+    if (this.#entering.delete(member)) return
+    if (!member.authorised) return
+    this.#byLink.delete(member.link)
+    const key = member.target
+    const hub = this.#hubs.get(key)
+    const group = hub?.remove(member)
+    if (group) {
+      for (const name of [...group.endpoints]) this.#release(group, name)
+    }
+    if (hub?.size === 0) this.#hubs.delete(key)
+    this.log('info', 'link closed', { agent: member.agent, role: member.role, reason })
+  }
+
+  log(level: 'info' | 'warn', event: string, fields: Record<string, unknown>): void {
+    this.#ports.log[level](event, fields as Record<string, string>)
+  }
+
+  async request(member: Member, body: Record<string, unknown>): Promise<object> {
+    switch (body['do']) {
+      case 'claim':
+        return await this.#claim(member, body)
+      case 'release': {
+        const group = this.#group(member)
+        const name = String(body['name'] ?? '')
+        if (group.endpoints.has(name)) this.#release(group, name)
+        return {}
+      }
+      case 'publish':
+        return await this.#publish(member, body)
+      default:
+        throw new TunnelError('request/unknown', 'Cannot answer the request: found an unknown "do"')
+    }
+  }
+
+  #group(member: Member): Group {
+    const group = this.#byLink.get(member.link)?.group
+    if (!group) throw new TunnelError('hub/gone', 'Cannot answer the request: the link is gone')
+    return group
+  }
+
+  async #claim(member: Member, body: Record<string, unknown>): Promise<object> {
+    const { registry, settings } = this.#ports
+    const claim = readClaim(body)
+    const group = this.#group(member)
+    if (!member.authorised!.allows(claim.name)) {
+      throw new TunnelError(
+        'claim/not-allowed',
+        `Cannot claim "${claim.name}": this credential does not allow that name`,
+        { hint: 'Choose a name that its patterns allow, or ask the operator for another token.' },
+      )
+    }
+    if (registry.isBlocked(claim.name, group.scope)) {
+      throw new TunnelError(
+        'relay/blocked',
+        `Cannot claim "${claim.name}": it is blocked on this relay`,
+      )
+    }
+    if (claim.mode !== 'raw' && claim.kind === 'udp') {
+      throw new TunnelError(
+        'claim/mode',
+        'Cannot claim a UDP endpoint: it needs a raw public port',
+        {
+          hint: 'Use "sotto udp PORT --e2ee=false --public-port N".',
+        },
+      )
+    }
+    if (claim.mode === 'verified' && !this.#ports.net) {
+      throw new TunnelError(
+        'claim/passthrough',
+        'Cannot serve a verified endpoint here: this relay has no raw TCP port',
+        {
+          hint:
+            'Use --e2ee=false (the relay can then read the traffic), or "sotto connect" from the visitor\'s side.',
+        },
+      )
+    }
+    await registry.reserve({ name: claim.name, scope: group.scope })
+    await registry.memberJoined(claim.name, group.agent)
+    if (group.members.size === 0) {
+      throw new TunnelError('hub/gone', 'Cannot claim: the link is gone')
+    }
+    const endpoint = this.endpoints.join(group, claim)
+    if (claim.mode === 'raw') {
+      try {
+        endpoint.port = await this.#openPort(claim.name, { kind: claim.kind, port: claim.port })
+      } catch (error) {
+        this.#release(group, claim.name)
+        throw error
+      }
+      return { name: claim.name, host: settings.domain, port: endpoint.port }
+    }
+    const domain = claim.mode === 'verified' ? settings.secureDomain : settings.appsDomain
+    const port = this.#ports.publicPort()
+    const host = `${claim.name}.${domain}`
+    return {
+      name: claim.name,
+      host,
+      port,
+      url: `https://${host}${port === 443 ? '' : `:${port}`}/`,
+    }
+  }
+
+  async #openPort(name: string, want: { kind: string; port: number }): Promise<number> {
+    if (!this.publicPorts) {
+      throw new TunnelError(
+        'ports/closed',
+        'Cannot open a public port: this relay has no raw sockets',
+      )
+    }
+    return await this.publicPorts.open(name, want.kind === 'udp' ? 'udp' : 'tcp', want.port)
+  }
+
+  #release(group: Group, name: string): void {
+    const gone = this.endpoints.leave(group, name)
+    if (gone?.mode === 'raw') void this.publicPorts?.close(name)
+  }
+
+  async #publish(member: Member, body: Record<string, unknown>): Promise<object> {
+    const { registry, crypto, clock } = this.#ports
+    const bytes = fromBase64(body['passport'])
+    const after = body['after']
+    const passport = openPassport(crypto, bytes, {
+      now: clock.now(),
+      identity: parseKey(member.agent),
+    })
+    await registry.publishPassport(member.agent, {
+      bytes,
+      sequence: passport.sequence,
+      expected: typeof after === 'number' ? after : 0,
+    })
+    return { sequence: passport.sequence }
+  }
+
+  /** A connection that began with a ticket, in clear or inside TLS. */
+  claimBulk(conn: Conn, ticket: Ticket): boolean {
+    const found = this.#byLink.get(hex(ticket.linkId))
+    const key = found?.member.bulkKey
+    if (!found || !key || !checkTicket(this.crypto, ticket, key)) return false
+    if (!found.member.tickets.use(ticket.counter)) return false
+    found.group.bulk.add(new BulkLink(conn, { ticket, key }), ticket.class)
+    return true
+  }
+
+  cut(chosen: (member: Member) => boolean, reason: string): number {
+    let count = 0
+    for (const hub of [...this.#hubs.values()]) count += hub.cut(chosen, reason)
+    return count
+  }
+
+  /**
+   * Going down: no new visitors, agents told to come back spread over half the grace, running
+   * visitors finish within `graceMs`, then everything is closed.
+   */
+  async drain(graceMs: number): Promise<void> {
+    this.#draining = true
+    this.ingress.drain()
+    for (const hub of this.#hubs.values()) {
+      for (const member of hub.members()) {
+        const [a, b] = this.crypto.randomBytes(2)
+        const spread = (a! * 256 + b!) / 65_536
+        member.restarting(
+          Math.round(200 + spread * Math.min(graceMs / 2, 10_000)),
+          graceMs + 60_000,
+        )
+      }
+    }
+    await new Promise<void>((resolve) => {
+      const timer = this.clock.after(graceMs, resolve)
+      this.visitors.whenIdle(() => {
+        timer.cancel()
+        resolve()
+      })
+    })
+  }
+
+  async close(): Promise<void> {
+    this.#draining = true
+    this.ingress.close()
+    this.visitors.cut(() => true)
+    for (const member of [...this.#entering]) member.close(CLOSE.restarting, 'going down')
+    for (const hub of [...this.#hubs.values()]) {
+      for (const member of [...hub.members()]) member.close(CLOSE.restarting, 'going down')
+    }
+    await this.publicPorts?.closeAll()
+  }
+
+  #outcome(result: Parameters<ConstructorParameters<typeof Visitors>[0]['outcome']>[0]): void {
+    const { metrics } = this.#ports
+    const route = routeOf(result.endpoint)
+    const words = { done: 'served', left: 'aborted', gone: 'unreachable' } as const
+    metrics.visitors.add({
+      route,
+      result: result.result in words
+        ? words[result.result as keyof typeof words]
+        : (result.result as 'refused' | 'timeout'),
+    })
+    metrics.bytes.add({ route, direction: 'in' }, result.forth)
+    metrics.bytes.add({ route, direction: 'out' }, result.back)
+  }
+}
+
+function routeOf(endpoint: Endpoint): 'passthrough' | 'inspectable' | 'raw' | 'udp' {
+  if (endpoint.mode === 'verified') return 'passthrough'
+  if (endpoint.mode === 'inspectable') return 'inspectable'
+  return endpoint.kind === 'udp' ? 'udp' : 'raw'
+}
+
+function refusal(reason: string): Parameters<Metrics['refused']['add']>[0]['reason'] {
+  switch (reason) {
+    case 'no-server-name':
+      return 'no_name'
+    case 'unknown-name':
+    case 'unknown-endpoint':
+      return 'unknown_name'
+    case 'not-tls':
+    case 'not-http':
+      return 'protocol'
+    case 'too-slow':
+      return 'timeout'
+    case 'bad-ticket':
+      return 'ticket'
+    case 'quota':
+    case 'blocked':
+    case 'draining':
+      return reason
+    case 'crowded':
+      return 'overload'
+    default:
+      return reason.startsWith('agent-') ? 'other' : 'hello'
+  }
+}
+
+function overQuota(what: string): TunnelError {
+  return new TunnelError('quota/exceeded', `Cannot admit the link: the quota of ${what} is used up`)
+}
+
+function fromBase64(value: unknown): Uint8Array {
+  if (typeof value !== 'string' || value.length > 8192 || !/^[A-Za-z0-9+/]*={0,2}$/.test(value)) {
+    throw new TunnelError('request/passport', 'Cannot read the passport: expected base64')
+  }
+  return Uint8Array.from(atob(value), (letter) => letter.charCodeAt(0))
+}

@@ -1,0 +1,260 @@
+/**
+ * Visitors: everybody who is being carried to an endpoint right now. One place joins a visitor's
+ * connection to an agent, be it over a bulk link or a stream, tries the next member of a pool while
+ * no byte was used, counts, and cuts off when the operator says so.
+ */
+import { EMPTY } from '../core/bytes.ts'
+import type { Clock } from '../core/clock.ts'
+import type { Crypto } from '../core/crypto.ts'
+import { isTunnelError } from '../core/errors.ts'
+import type { VisitName } from '../core/frame.ts'
+import { splice } from '../core/socket.ts'
+import type { Conn } from '../core/socket.ts'
+import { ANSWER_MS_MAX } from './bulk.ts'
+import type { Endpoint, Endpoints, Serving } from './endpoints.ts'
+
+/** Members of a pool that are tried for one visitor. */
+const ATTEMPTS_MAX = 3
+
+export interface Visitor {
+  readonly conn: Conn
+  readonly endpoint: Endpoint
+  readonly address: string
+  readonly port: number
+  readonly route: 'bulk' | 'stream' | 'none'
+  /** Bytes of the visitor's first flight, held until an agent took it. */
+  readonly helloBytes: number
+  readonly bytes: { forth: number; back: number }
+  readonly sinceMs: number
+}
+
+export interface VisitorsPorts {
+  crypto: Crypto
+  clock: Clock
+  endpoints: Endpoints
+  /** Told once for each visitor: how it went. */
+  outcome(result: {
+    endpoint: Endpoint
+    route: 'bulk' | 'stream' | 'none'
+    result: 'done' | 'refused' | 'timeout' | 'gone' | 'left'
+    forth: number
+    back: number
+    address: string
+  }): void
+}
+
+type Attempt =
+  | { kind: 'taken'; carrier: Conn; rest: Uint8Array }
+  | { kind: 'refused' | 'timeout' | 'gone' }
+
+interface Live {
+  conn: Conn
+  endpoint: Endpoint
+  address: string
+  port: number
+  route: 'bulk' | 'stream' | 'none'
+  helloBytes: number
+  bytes: { forth: number; back: number }
+  sinceMs: number
+  carrier: Conn | undefined
+}
+
+export class Visitors {
+  readonly #ports: VisitorsPorts
+  readonly #live = new Set<Live>()
+  #idle: (() => void)[] = []
+
+  constructor(ports: VisitorsPorts) {
+    this.#ports = ports
+  }
+
+  get size(): number {
+    return this.#live.size
+  }
+
+  all(): Iterable<Visitor> {
+    return this.#live
+  }
+
+  /** Runs `done` when the last visitor has gone. */
+  whenIdle(done: () => void): void {
+    if (this.#live.size === 0) done()
+    else this.#idle.push(done)
+  }
+
+  /** Ends every visitor that `chosen` names, at once. */
+  cut(chosen: (visitor: Visitor) => boolean): number {
+    let count = 0
+    for (const live of [...this.#live]) {
+      if (!chosen(live)) continue
+      count++
+      live.carrier?.abort()
+      live.conn.abort()
+    }
+    return count
+  }
+
+  /**
+   * Carries `conn`, whose first bytes are `first`, to the endpoint. `refused` runs when no member
+   * would take it, with the connection still open and paused: the caller says goodbye in the
+   * protocol that the visitor speaks.
+   */
+  carry(
+    conn: Conn,
+    what: { endpoint: Endpoint; kind: VisitName; first: Uint8Array },
+    refused: (why: 'refused' | 'timeout' | 'gone') => void,
+  ): void {
+    const { clock, endpoints } = this.#ports
+    const { endpoint, kind, first } = what
+    const live: Live = {
+      conn,
+      endpoint,
+      address: conn.remoteAddress,
+      port: conn.remotePort,
+      route: 'none',
+      helloBytes: first.length,
+      bytes: { forth: 0, back: 0 },
+      sinceMs: clock.now(),
+      carrier: undefined,
+    }
+    this.#live.add(live)
+    // Nothing is read while an agent is asked, so what is held stays what was peeked.
+    conn.pause()
+    let left = false
+    conn.handle({
+      data: () => conn.abort(),
+      end: () => {},
+      closed: () => {
+        left = true
+        live.carrier?.abort()
+      },
+    })
+    const servings = endpoints.pick(endpoint).slice(0, ATTEMPTS_MAX)
+    const next = (last: 'refused' | 'timeout' | 'gone'): void => {
+      const serving = servings.shift()
+      if (left || !serving) {
+        this.#leave(live, left ? 'left' : last)
+        if (!left) refused(last)
+        return
+      }
+      serving.active++
+      this.#attempt(live, { serving, kind, first }, (attempt) => {
+        if (attempt.kind !== 'taken') {
+          serving.active--
+          if (attempt.kind === 'timeout') endpoints.failed(serving)
+          next(attempt.kind)
+          return
+        }
+        if (left) {
+          serving.active--
+          attempt.carrier.abort()
+          this.#leave(live, 'left')
+          return
+        }
+        this.#join(live, { ...attempt, serving })
+      })
+    }
+    next('gone')
+  }
+
+  #attempt(
+    live: Live,
+    what: { serving: Serving; kind: VisitName; first: Uint8Array },
+    done: (attempt: Attempt) => void,
+  ): void {
+    const { serving, kind, first } = what
+    const { crypto, clock } = this.#ports
+    const visit = {
+      kind,
+      address: live.address,
+      port: live.port,
+      endpoint: live.endpoint.name,
+      tail: EMPTY,
+    }
+    const link = serving.group.bulk.take(kind === 'tls' ? 'verified' : 'clear')
+    if (link) {
+      live.route = 'bulk'
+      live.carrier = link.conn
+      link.offer({ visit: { ...visit, windowBytes: 0 }, first, crypto, clock }, (answer) => {
+        if (answer.kind === 'taken') done({ kind: 'taken', carrier: link.conn, rest: answer.rest })
+        // A bulk link that died while it was idle says nothing about the agent: a stream is next.
+        else if (answer.kind === 'gone') this.#stream(live, { serving, visit, first }, done)
+        else done(answer)
+      })
+      return
+    }
+    this.#stream(live, { serving, visit, first }, done)
+  }
+
+  #stream(
+    live: Live,
+    what: {
+      serving: Serving
+      visit: Parameters<Serving['group']['open']>[0]
+      first: Uint8Array
+    },
+    done: (attempt: Attempt) => void,
+  ): void {
+    live.route = 'stream'
+    let stream
+    try {
+      stream = what.serving.group.open(what.visit)
+    } catch (error) {
+      done({ kind: isTunnelError(error, 'hub/gone') ? 'gone' : 'refused' })
+      return
+    }
+    const carrier = stream
+    live.carrier = carrier
+    let answered = false
+    carrier.onAccept = () => {
+      answered = true
+      done({ kind: 'taken', carrier, rest: EMPTY })
+    }
+    carrier.handle({
+      data: () => {},
+      end: () => {},
+      closed: (error) => {
+        if (answered) return
+        answered = true
+        const code = isTunnelError(error) ? error.code : ''
+        done({
+          kind: code === 'stream/timeout' ? 'timeout' : code === 'stream/gone' ? 'gone' : 'refused',
+        })
+      },
+    })
+    if (what.first.length > 0) carrier.write(what.first)
+  }
+
+  #join(live: Live, joined: { carrier: Conn; rest: Uint8Array; serving: Serving }): void {
+    const { carrier, rest, serving } = joined
+    const { conn } = live
+    live.carrier = carrier
+    live.bytes = splice(conn, carrier, (bytes) => {
+      serving.active--
+      live.bytes = bytes
+      this.#leave(live, 'done')
+    })
+    live.bytes.forth += live.helloBytes
+    if (rest.length > 0) {
+      live.bytes.back += rest.length
+      if (conn.write(rest) === 'queued') carrier.pause()
+    }
+    conn.resume()
+  }
+
+  #leave(live: Live, result: 'done' | 'refused' | 'timeout' | 'gone' | 'left'): void {
+    if (!this.#live.delete(live)) return
+    this.#ports.outcome({
+      endpoint: live.endpoint,
+      route: live.route,
+      result,
+      forth: live.bytes.forth,
+      back: live.bytes.back,
+      address: live.address,
+    })
+    if (this.#live.size > 0) return
+    const idle = this.#idle
+    this.#idle = []
+    for (const done of idle) done()
+  }
+}
