@@ -35,7 +35,7 @@ export interface HkdfInput {
   key: Uint8Array
   salt: Uint8Array
   /** A spelled label, at most 1,024 bytes: what the derived key is for. */
-  info: string
+  info: string | Uint8Array
   /** Length of the result, 1 to 8,160. */
   bytes: number
 }
@@ -425,8 +425,8 @@ function exactSignature(public32: Uint8Array, message: Uint8Array, signature64: 
   return equal(expected.toBytes(), r)
 }
 
-function hkdfInfo(info: string, bytes: number): Uint8Array {
-  const encoded = utf8(info)
+function hkdfInfo(info: string | Uint8Array, bytes: number): Uint8Array {
+  const encoded = typeof info === 'string' ? utf8(info) : info
   if (
     encoded.length > HKDF_INFO_BYTES_MAX || !Number.isInteger(bytes) || bytes < 1 ||
     bytes > HKDF_BYTES_MAX
