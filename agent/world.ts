@@ -1,0 +1,294 @@
+/**
+ * The world as an agent sees it: one value, gathered by `agent/host/` at the start and passed inward.
+ * Nothing here names a runtime, so a command runs in a test with the parts that it needs.
+ *
+ * Rules of `core/socket.ts` hold for every connection: events start on the turn after `handle()`,
+ * `write` never throws, received arrays belong to the receiver.
+ */
+import type { Clock } from '../core/clock.ts'
+import type { Crypto } from '../core/crypto.ts'
+import type { DuplexShape } from '../core/duplex_conn.ts'
+import type { Conn, Listener, Socket } from '../core/socket.ts'
+
+export interface World {
+  readonly env: Readonly<Record<string, string | undefined>>
+  readonly clock: Clock
+  readonly crypto: Crypto
+  readonly files: Files
+  readonly net: Net
+  readonly tls: Tls
+  readonly link: LinkPort
+  readonly http: HttpPort
+  /** Fires once, when the person or the system asks the program to stop; the reason is a `StopReason`. */
+  readonly signal: AbortSignal
+  readonly terminal: Terminal
+  readonly hostname: string
+  readonly username: string
+  /** The person's home directory, absolute. */
+  readonly home: string
+  readonly pid: number
+}
+
+/** Why `World.signal` fired; `exitCode` is 128 + the signal's number, as shells count. */
+export interface StopReason {
+  readonly name: 'interrupt' | 'terminate' | 'hangup'
+  readonly exitCode: number
+}
+
+export interface Terminal {
+  readonly stdout: TerminalOutput
+  readonly stderr: TerminalOutput
+  /** Standard input as bytes; ends when it ends. Read once. */
+  stdin(): Conn
+}
+
+export interface TerminalOutput {
+  write(text: string | Uint8Array): void
+  readonly isTTY: boolean
+  /** Width in characters; 80 where nothing says. */
+  readonly columns: number
+}
+
+/** Paths are absolute. Every failure is a `TunnelError` `files/…` that names the path. */
+export interface Files {
+  /** Whole content; undefined when there is no such file. Refuses more than `bytesMax` (default 1 MiB) with `files/size`. */
+  read(path: string, options?: { bytesMax?: number }): Promise<Uint8Array | undefined>
+  /** Replaces the file in one step: mode 0600, directories on the way made with 0700, synced to disk. */
+  write(path: string, content: Uint8Array): Promise<void>
+  /** Adds to the end; mode 0600 when it makes the file. */
+  append(path: string, content: Uint8Array): Promise<void>
+  /** Names in a directory, sorted; none when it is not there. */
+  list(path: string): Promise<string[]>
+  /** Removes a file; nothing happens when it is not there. */
+  remove(path: string): Promise<void>
+  info(path: string): Promise<FileInfo | undefined>
+  /** Calls `changed` after the file was written, replaced or removed; several changes may become one call. */
+  watch(path: string, changed: () => void): () => void
+  /**
+   * Takes a lock that ends with this process at the latest; undefined when another living process (or
+   * another holder in this one) has it. The path is that of the lock file itself.
+   */
+  lock(path: string): Promise<(() => Promise<void>) | undefined>
+}
+
+export interface FileInfo {
+  readonly bytes: number
+  /** Permission bits alone, such as 0o600. */
+  readonly mode: number
+  readonly modifiedMs: number
+  /** True when this process's user owns it (always true where there are no users). */
+  readonly own: boolean
+  readonly directory: boolean
+}
+
+/** Where a byte stream leads: a TCP port, or a unix socket. */
+export type Target = { readonly host: string; readonly port: number } | { readonly path: string }
+
+export interface Net {
+  /**
+   * Opens a connection on the fastest sockets there are, TCP_NODELAY set. `timeoutMs` defaults to 10 s.
+   * Throws `net/refused`, `net/timeout`, `net/unknown-host`, `net/unreachable`.
+   */
+  connect(target: Target & { readonly timeoutMs?: number }): Promise<Conn>
+  /** The same on a socket that can carry TLS (`Tls.serve`, `Tls.connect` with `carrier`) at full speed. */
+  connectDuplex(target: Target & { readonly timeoutMs?: number }): Promise<CarrierConn>
+  /** Listens; port 0 takes a free one. Throws `net/in-use`, `net/denied`. */
+  listen(
+    target: { readonly host: string; readonly port: number },
+    accepted: (conn: Conn) => void,
+  ): Promise<Listener>
+  /** A UDP socket connected to one far end. */
+  udp(target: { readonly host: string; readonly port: number }): Promise<Datagrams>
+}
+
+/** A `Conn` whose socket can be taken out of it: see `DuplexConn`. */
+export interface CarrierConn extends Conn {
+  detach(): DuplexShape
+}
+
+export interface Datagrams {
+  /** The local port. */
+  readonly port: number
+  /** False when the system took nothing: the datagram is lost, as datagrams may be. */
+  send(datagram: Uint8Array): boolean
+  /** `closed` is the last call; `error` tells that the far end refused (ICMP) or the socket broke. */
+  handle(handler: { message(datagram: Uint8Array): void; closed?(error?: Error): void }): void
+  close(): void
+}
+
+/** A certificate with its key, both PEM; a chain has its leaf first. Keep the object: contexts are cached by it. */
+export interface TlsIdentity {
+  readonly cert: string
+  readonly key: string
+}
+
+export interface Tls {
+  /**
+   * Ends TLS 1.2 or 1.3 on `carrier`, whose first bytes may have been read already (`first`). Resolves
+   * when the handshake is done and `admit` agreed. Rejects with `tls/handshake`, `tls/timeout` or
+   * `tls/refused`; the carrier is closed then, after the alert.
+   */
+  serve(carrier: Conn, first: Uint8Array, options: TlsServeOptions): Promise<TlsConn>
+  /** TLS as a client, to a target or over a carrier. Rejects as `serve` does, and with `tls/untrusted`. */
+  connect(options: TlsConnectOptions): Promise<TlsConn>
+  /** SHA-256 fingerprint and DER of the certificate that a server shows; nothing is verified. */
+  peerCertificate(
+    target: Target & { readonly servername?: string; readonly timeoutMs?: number },
+  ): Promise<{ der: Uint8Array; fingerprint: Uint8Array }>
+}
+
+export interface TlsServeOptions {
+  readonly identity: TlsIdentity
+  /** In order of preference; a client that asks for none of them gets `no_application_protocol`. */
+  readonly alpn?: readonly string[]
+  /** Picks by the client's list instead of `alpn`: undefined refuses. */
+  readonly chooseAlpn?: (offered: readonly string[]) => string | undefined
+  /**
+   * Asks for a client certificate and admits those for which this says true; no CA is consulted. It gets
+   * the leaf in DER, and undefined from a client that sent none.
+   */
+  readonly admit?: (certificate: Uint8Array | undefined) => boolean
+  /** Whole handshake; default 10 s. */
+  readonly timeoutMs?: number
+}
+
+export interface TlsConnectOptions {
+  readonly target?: Target
+  readonly carrier?: Conn
+  readonly servername?: string
+  readonly alpn?: readonly string[]
+  /** Client certificate. */
+  readonly identity?: TlsIdentity
+  /** With it, no CA is consulted: it gets the leaf in DER and throws to refuse, before any byte is sent. */
+  readonly verify?: (certificate: Uint8Array) => void
+  /** PEM certificates to trust in place of the system's, where there is no `verify`. */
+  readonly ca?: readonly string[]
+  /** Connecting and handshake; default 10 s. */
+  readonly timeoutMs?: number
+}
+
+export interface TlsConn extends Conn {
+  /** The protocol chosen, false when there was no choice. */
+  readonly alpn: string | false
+  readonly servername: string | undefined
+  /** `TLSv1.2` or `TLSv1.3`. */
+  readonly version: string
+  /** The other end's leaf, DER. */
+  readonly peerCertificate: Uint8Array | undefined
+  readonly resumed: boolean
+  /** RFC 8446 §7.5, RFC 5705: a value that both ends of this very session can make, and nobody else. */
+  exporter(label: string, bytes: number, context?: Uint8Array): Uint8Array
+  /** Gives up the socket below, to hand to `HttpServer.accept`; this `Conn` is dead then. */
+  detach(): DuplexShape
+}
+
+export interface LinkPort {
+  /**
+   * Opens a link's WebSocket: sub-protocol `sotto.v1`, no compression, messages of at most one frame.
+   * Rejects with `link/refused` (HTTP status in the text), `link/timeout`, `link/untrusted`, `net/…`.
+   */
+  open(url: string, options: LinkOptions): Promise<OpenLink>
+}
+
+export interface LinkOptions {
+  /**
+   * `ca`: the TLS certificate must verify. `admission`: any certificate is taken here, and its fingerprint
+   * is given back, for admission (docs/protocol.md §3) to check before anything is told to the relay.
+   */
+  readonly trust: 'ca' | 'admission'
+  readonly ca?: readonly string[]
+  readonly headers?: Readonly<Record<string, string>>
+  /** Until the upgrade is answered; default 10 s. */
+  readonly timeoutMs?: number
+}
+
+export interface OpenLink {
+  readonly socket: Socket
+  /** SHA-256 of the certificate, DER, that *this* connection received; absent without TLS. */
+  readonly certificate: Uint8Array | undefined
+}
+
+/** `[name, value]` in order; names repeat. */
+export type HeaderList = [name: string, value: string][]
+
+export interface HttpPort {
+  /** An HTTP/1.1 server that listens nowhere: it serves connections handed to `accept`. */
+  server(handler: HttpHandler): HttpServer
+  /** One HTTP/1.1 exchange with an upstream. The body is written on the value returned. */
+  request(options: HttpRequestOptions, handler: HttpResponseHandler): HttpSending
+}
+
+export interface HttpHandler {
+  request(request: HttpIncoming, response: HttpOutgoing): void
+  /** An upgrade: answer by `respond`; with 101 both directions are bytes then. */
+  upgrade(request: HttpIncoming, tunnel: HttpUpgrade): void
+}
+
+export interface HttpServer {
+  accept(conn: TlsConn): void
+  /** Ends idle connections; running exchanges finish. */
+  close(): void
+}
+
+/** A body coming in. Paused until `handle`. */
+export interface HttpBody {
+  handle(handler: {
+    data(bytes: Uint8Array): void
+    end(trailers: HeaderList): void
+    /** The other side went away before the end. */
+    aborted(): void
+  }): void
+  pause(): void
+  resume(): void
+}
+
+export interface HttpIncoming extends HttpBody {
+  readonly method: string
+  /** As on the request line. */
+  readonly target: string
+  readonly headers: HeaderList
+  readonly remoteAddress: string
+}
+
+/** A body going out; the shape of `Conn`'s writing half. */
+export interface HttpSending {
+  /** False when the caller should wait for `drain`. */
+  write(bytes: Uint8Array): boolean
+  end(trailers?: HeaderList): void
+  abort(): void
+}
+
+export interface HttpOutgoing extends HttpSending {
+  /** A 1xx other than 101. */
+  info(status: number, headers: HeaderList): void
+  head(status: number, headers: HeaderList, reason?: string): void
+  onDrain(run: () => void): void
+  /** The visitor went away before the response ended. */
+  onClose(run: () => void): void
+}
+
+export interface HttpUpgrade {
+  /** With 101: the bytes of both directions. Any other status ends the connection after `body`. */
+  respond(status: number, headers: HeaderList, body?: Uint8Array): Conn | undefined
+}
+
+export interface HttpRequestOptions {
+  readonly target: Target
+  readonly tls?: { readonly servername: string; readonly verify: boolean }
+  readonly method: string
+  /** Path and query. */
+  readonly path: string
+  /** Sent as they are; framing headers (`content-length`, `transfer-encoding`) decide the framing. */
+  readonly headers: HeaderList
+  readonly timeoutMs?: number
+}
+
+export interface HttpResponseHandler {
+  info?(status: number, headers: HeaderList): void
+  response(status: number, headers: HeaderList, body: HttpBody, reason: string): void
+  /** The upstream agreed to switch protocols. */
+  upgraded?(headers: HeaderList, conn: Conn): void
+  drain?(): void
+  /** No response came, or it broke off: `net/…` or `http/…`. */
+  failed(error: Error): void
+}
