@@ -3,10 +3,7 @@
  * pings, notices a dead relay within five seconds, comes back with jitter, and claims the same
  * endpoints again, so that a URL outlives its link.
  */
-import { AgentAdmission } from '../core/admit.ts'
-import type { Credential } from '../core/admit.ts'
-import type { Clock, Timer } from '../core/clock.ts'
-import type { Crypto } from '../core/crypto.ts'
+import type { Timer } from '../core/clock.ts'
 import { asTunnelError, TunnelError } from '../core/errors.ts'
 import {
   decodeFrame,
@@ -18,19 +15,17 @@ import {
   FRAME,
 } from '../core/frame.ts'
 import type { Frame } from '../core/frame.ts'
-import { formatKey } from '../core/key.ts'
-import type { Identity } from '../core/key.ts'
 import { Mux } from '../core/mux.ts'
 import type { Stream } from '../core/mux.ts'
-import type { Socket } from '../core/socket.ts'
+import type { Socket, SocketHandler } from '../core/socket.ts'
+import { openLink } from './link.ts'
+import type { Link, LinkPorts } from './link.ts'
 
 /** A ping goes out when nothing was heard for so long. */
 const PING_MS = 2000
 /** Nothing heard for so long: the relay is dead. With the check's own period this stays within 5 s. */
 const DEAD_MS = 4300
 const CHECK_MS = 500
-/** From dialling to the welcome. */
-const ADMIT_MS_MAX = 10_000
 /** Full jitter between nothing and a bound that doubles (AWS Architecture Blog, 2015). */
 const RETRY_MS_MIN = 200
 const RETRY_MS_MAX = 30_000
@@ -43,29 +38,11 @@ const REQUESTS_MAX = 64
 
 /** Close codes after which coming back would not help; docs/protocol.md, "Links". */
 const FATAL = new Set([4401, 4403])
+/** Errors of a claim that the next link may not meet. */
+const PASSING = /^(uplink|hub|relay\/fault|store)/
 
-export interface Welcome {
-  link: string
-  scope: string
-  secure: string
-  apps: string
-  port: number
-  scheme: string
-  window: number
-  streams: number
-  bulk: number
-  can: string[]
-  address: string
-  version: string
-}
-
-/** One admitted link: what bulk links and tunnels need to know. */
-export interface Up {
-  welcome: Welcome
-  bulkKey: Uint8Array
-  relayKey: Uint8Array
-  /** SHA-256 of the certificate that the relay served on this link, when it was TLS. */
-  certificate: Uint8Array | undefined
+/** One admitted link with its streams: what bulk links and tunnels need to know. */
+export interface Up extends Link {
   mux: Mux
 }
 
@@ -75,24 +52,7 @@ export type UplinkState =
   | { kind: 'down'; reason: string; retryInMs: number }
   | { kind: 'refused'; error: TunnelError }
 
-export interface UplinkPorts {
-  clock: Clock
-  crypto: Crypto
-  identity: Identity
-  /** `wss://host:port`, the relay's origin. */
-  relay: URL
-  credential: Credential
-  group16: Uint8Array
-  version: string
-  /** Opens a WebSocket; the certificate is that of this very connection. */
-  open(url: string): Promise<{
-    socket: Socket
-    certificate: Uint8Array | undefined
-    /** True when a CA that this machine trusts vouches for it. */
-    trusted: boolean
-  }>
-  /** Checks the relay's identity against its pin; throws what the person should read. */
-  pin(relayPublic: Uint8Array): boolean
+export interface UplinkPorts extends LinkPorts {
   /** Before each up: endpoints are claimed, the passport is published. */
   admitted(up: Up): Promise<void>
   onState(state: UplinkState): void
@@ -150,7 +110,7 @@ export class Uplink {
   /** Asks the relay. Throws its error, `uplink/down` without a link, `uplink/timeout`. */
   request(body: object): Promise<Record<string, unknown>> {
     return new Promise((resolve, reject) => {
-      if (!this.#socket || !this.#linked) {
+      if (!this.#socket || !this.#up) {
         reject(new TunnelError('uplink/down', 'Cannot ask the relay: there is no link to it'))
         return
       }
@@ -171,119 +131,76 @@ export class Uplink {
     })
   }
 
-  #linked = false
-
   async #connect(): Promise<void> {
-    const { relay, identity, onState } = this.#ports
-    onState({ kind: 'connecting', attempt: this.#attempt })
-    const key = formatKey(identity.public)
+    const ports = this.#ports
+    ports.onState({ kind: 'connecting', attempt: this.#attempt })
     try {
-      const opened = await this.#ports.open(`${relay.origin.replace(/^http/, 'ws')}/v1/link/${key}`)
-      if (this.#closed) return opened.socket.terminate()
-      this.#socket = opened.socket
-      this.#admit(opened)
+      const socket = await openLink(ports, {
+        role: 'home',
+        target: ports.identity.public,
+        admitted: (link) => this.#admitted(link),
+        ended: ({ code, reason, error }) => {
+          this.#socket = undefined
+          // A relay that refuses, or is not the one that was pinned, would do so again.
+          if (error && (FATAL.has(code) || code === 4400)) this.#broken(error)
+          else this.#lost(error?.message ?? (reason || `closed with ${code}`))
+        },
+      })
+      if (this.#closed) socket.terminate()
+      else this.#socket ??= socket
     } catch (error) {
       this.#lost(asTunnelError(error, 'uplink/unreachable').message)
     }
   }
 
-  #admit(opened: Awaited<ReturnType<UplinkPorts['open']>>): void {
+  #admitted(link: Link): SocketHandler {
     const ports = this.#ports
-    const { socket } = opened
-    const admission = new AgentAdmission({
-      crypto: ports.crypto,
-      identity: ports.identity,
-      target: ports.identity.public,
-      role: 'home',
-      dialledName: ports.relay.hostname,
-      certificate: opened.certificate,
-      certificateTrusted: opened.trusted,
-      pin: (relayPublic) => ports.pin(relayPublic),
-      credential: ports.credential,
-      group16: ports.group16,
-      version: ports.version,
-    })
-    const late = ports.clock.after(ADMIT_MS_MAX, () => {
-      socket.terminate()
-      this.#lost('the relay did not finish admission in 10 s')
-    })
-    let step: 'challenge' | 'welcome' | 'up' = 'challenge'
-    socket.handle({
-      message: (message) => {
-        this.#heardMs = ports.clock.monotonic()
-        try {
-          const frame = decodeFrame(message)
-          if (step === 'up') return this.#receive(frame)
-          if (frame.type === FRAME.notice) {
-            this.#lastNotice = decodeNotice(frame.payload)
-          } else if (step === 'challenge' && frame.type === FRAME.challenge) {
-            step = 'welcome'
-            socket.send(encodeFrame('admit', 0, admission.answer(frame.payload)))
-          } else if (step === 'welcome' && frame.type === FRAME.welcome) {
-            step = 'up'
-            late.cancel()
-            const finished = admission.finish(frame.payload)
-            void this.#welcomed(finished, opened)
-          } else {
-            throw new TunnelError(
-              'uplink/order',
-              `Cannot accept frame type ${frame.type} during admission`,
-            )
-          }
-        } catch (error) {
-          late.cancel()
-          socket.close(4400, 'protocol')
-          this.#broken(asTunnelError(error, 'uplink/protocol'), step !== 'up')
-        }
-      },
-      drain: () => this.#up?.mux.drain(),
-      alive: () => this.#alive(),
-      closed: (code, reason) => {
-        late.cancel()
-        if (socket === this.#socket) this.#ended(code, reason)
-      },
-    })
-    socket.send(encodeFrame('hello', 0, admission.hello()))
-  }
-
-  async #welcomed(
-    finished: ReturnType<AgentAdmission['finish']>,
-    opened: Awaited<ReturnType<UplinkPorts['open']>>,
-  ): Promise<void> {
-    const ports = this.#ports
-    const { socket } = opened
-    const welcome = finished.welcome as unknown as Welcome
+    const { socket } = link
+    const fail = (error: TunnelError): void => {
+      socket.close(4400, error.code)
+      if (this.#up === up) this.#lost(error.message)
+    }
     const mux: Mux = new Mux({
       side: 'agent',
       clock: ports.clock,
-      windowMaxBytes: welcome.window,
+      windowMaxBytes: link.welcome.window,
       send: (frame) => socket.send(frame),
       buffered: () => socket.buffered(),
       onOpen: (stream) => ports.onOpen(stream, up),
-      onProtocolError: (error) => {
-        socket.close(4400, error.code)
-        this.#lost(error.message)
-      },
+      onProtocolError: fail,
     })
-    const up: Up = {
-      welcome,
-      bulkKey: finished.bulkKey,
-      relayKey: finished.relay,
-      certificate: opened.certificate,
-      mux,
-    }
+    const up: Up = { ...link, mux }
+    this.#socket = socket
     this.#up = up
-    this.#linked = true
     this.#heardMs = ports.clock.monotonic()
-    try {
-      await ports.admitted(up)
-    } catch (error) {
-      if (this.#up === up) this.#broken(asTunnelError(error, 'uplink/claim'), true)
-      return
+    ports.admitted(up).then(
+      () => {
+        if (this.#up !== up) return
+        this.#upSinceMs = ports.clock.monotonic()
+        ports.onState({ kind: 'up', up })
+      },
+      (error) => {
+        if (this.#up !== up) return
+        const family = asTunnelError(error, 'uplink/claim')
+        if (PASSING.test(family.code)) fail(family)
+        else this.#broken(family)
+      },
+    )
+    return {
+      message: (message) => {
+        this.#heardMs = ports.clock.monotonic()
+        try {
+          this.#receive(decodeFrame(message))
+        } catch (error) {
+          fail(asTunnelError(error, 'uplink/protocol'))
+        }
+      },
+      drain: () => mux.drain(),
+      alive: () => this.#alive(),
+      closed: (code, reason) => {
+        if (this.#up === up) this.#ended(code, reason)
+      },
     }
-    if (this.#up !== up) return
-    this.#upSinceMs = ports.clock.monotonic()
-    ports.onState({ kind: 'up', up })
   }
 
   #receive(frame: Frame): void {
@@ -335,7 +252,7 @@ export class Uplink {
       const slept = skewMs - this.#skewMs > JUMP_MS
       this.#skewMs = skewMs
       if (slept) this.#woke()
-      else if (this.#linked) {
+      else if (this.#up) {
         const quietMs = now - this.#heardMs
         if (quietMs > DEAD_MS) {
           this.#socket?.terminate()
@@ -351,7 +268,7 @@ export class Uplink {
 
   #woke(): void {
     this.#attempt = 0
-    if (this.#linked || this.#socket) {
+    if (this.#socket) {
       this.#socket?.terminate()
       this.#lost('the machine slept', 0)
     } else if (this.#retry) {
@@ -370,17 +287,13 @@ export class Uplink {
           (notice?.code ?? 'uplink/refused') as `${string}/${string}`,
           notice?.message ?? `Cannot stay on the relay: it closed the link with ${code} ${reason}`,
         ),
-        true,
       )
     } else this.#lost(reason || (code === 1006 ? 'the connection was lost' : `closed with ${code}`))
   }
 
   /** An error that coming back would repeat is told once and ends the uplink. */
-  #broken(error: TunnelError, fatal: boolean): void {
-    if (!fatal || /^(uplink\/(down|timeout|closed)|hub\/gone|relay\/fault)/.test(error.code)) {
-      this.#socket?.terminate()
-      return this.#lost(error.message)
-    }
+  #broken(error: TunnelError): void {
+    if (this.#closed) return
     this.#closed = true
     this.#check?.cancel()
     this.#retry?.cancel()
@@ -412,7 +325,6 @@ export class Uplink {
     const up = this.#up
     this.#up = undefined
     this.#socket = undefined
-    this.#linked = false
     this.#pingedMs = 0
     up?.mux.close()
     for (const pending of this.#pending.values()) {

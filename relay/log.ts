@@ -47,6 +47,7 @@ export const LOG_FIELDS = [
   'route',
   'runtime',
   'scope',
+  'serverName', // that a visitor asked for
   'signal',
   'status',
   'stream',

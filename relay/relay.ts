@@ -337,6 +337,12 @@ export class Relay implements MemberOwner {
       }
       case 'publish':
         return await this.#publish(member, body)
+      case 'passport': {
+        const bytes = await this.#ports.registry.passport(member.agent)
+        return bytes ? { passport: toBase64(bytes) } : {}
+      }
+      case 'resolve':
+        return await this.#resolve(String(body['name'] ?? ''))
       default:
         throw new TunnelError('request/unknown', 'Cannot answer the request: found an unknown "do"')
     }
@@ -441,6 +447,18 @@ export class Relay implements MemberOwner {
     return { sequence: passport.sequence }
   }
 
+  /** Who serves a verified name now, each with the passport that it published. */
+  async #resolve(name: string): Promise<object> {
+    const endpoint = this.endpoints.get(name)
+    if (endpoint?.mode !== 'verified') return { agents: [] }
+    const agents: { key: string; passport: string }[] = []
+    for (const key of new Set([...endpoint.serving.keys()].map((group) => group.agent))) {
+      const bytes = await this.#ports.registry.passport(key)
+      if (bytes) agents.push({ key, passport: toBase64(bytes) })
+    }
+    return { name, scope: endpoint.scope, agents }
+  }
+
   /** A connection that began with a ticket, in clear or inside TLS. */
   claimBulk(conn: Conn, ticket: Ticket): boolean {
     const found = this.#byLink.get(hex(ticket.linkId))
@@ -542,6 +560,10 @@ function refusal(reason: string): Parameters<Metrics['refused']['add']>[0]['reas
 
 function overQuota(what: string): TunnelError {
   return new TunnelError('quota/exceeded', `Cannot admit the link: the quota of ${what} is used up`)
+}
+
+function toBase64(bytes: Uint8Array): string {
+  return btoa(String.fromCharCode(...bytes))
 }
 
 function fromBase64(value: unknown): Uint8Array {

@@ -1,0 +1,260 @@
+/**
+ * An agent: one process of an identity with its uplink, its tunnels and its bulk pools. It claims
+ * every tunnel again on each new link, publishes the passport that vouches for its certificates, and
+ * hands each visitor to the tunnel that it came for.
+ */
+import { equal } from '../core/bytes.ts'
+import { isTunnelError, TunnelError } from '../core/errors.ts'
+import { RESET } from '../core/frame.ts'
+import type { Stream } from '../core/mux.ts'
+import {
+  encodePassport,
+  openPassport,
+  PASSPORT_CERTIFICATES_MAX,
+  PASSPORT_NAMES_MAX,
+} from '../core/passport.ts'
+import type { Passport } from '../core/passport.ts'
+import type { Conn } from '../core/socket.ts'
+import type { TicketClass } from '../core/ticket.ts'
+import { BulkPool } from './bulk.ts'
+import type { Offer } from './bulk.ts'
+import type { LinkPorts } from './link.ts'
+import type { Tunnel } from './tunnel.ts'
+import { Uplink } from './uplink.ts'
+import type { Up, UplinkState } from './uplink.ts'
+import type { World } from './world.ts'
+
+/** How long a passport is good for; published anew when less than half is left. */
+const PASSPORT_MS = 30 * 86_400_000
+/** Two processes of one identity may publish at the same moment; one of them tries again. */
+const PUBLISH_ATTEMPTS_MAX = 5
+
+export interface AgentOptions extends Omit<LinkPorts, 'open' | 'clock' | 'crypto'> {
+  /** `ca`: the relay's certificate must verify; `admission`: its identity vouches for it. */
+  trust: 'ca' | 'admission'
+  /** False keeps every visitor on the link's streams. */
+  bulkLinks?: boolean
+  /** SHA-256 of certificates besides those of the tunnels, such as the one `connect` shows. */
+  certificates?: () => Promise<Uint8Array[]>
+  onState?(state: UplinkState): void
+  onNotice?(notice: { code: string; message: string }): void
+}
+
+export class Agent {
+  readonly uplink: Uplink
+  readonly #world: World
+  readonly #options: AgentOptions
+  readonly #tunnels = new Map<string, Tunnel>()
+  #pools: BulkPool[] = []
+  #fingerprints: () => Promise<Uint8Array[]>
+
+  constructor(world: World, options: AgentOptions) {
+    this.#world = world
+    this.#options = options
+    this.#fingerprints = options.certificates ?? (() => Promise.resolve([]))
+    this.uplink = new Uplink({
+      ...options,
+      clock: world.clock,
+      crypto: world.crypto,
+      open: async (url) => {
+        const { socket, certificate } = await world.link.open(url, { trust: options.trust })
+        return { socket, certificate, trusted: options.trust === 'ca' }
+      },
+      admitted: (up) => this.#admitted(up),
+      onState: (state) => {
+        if (state.kind !== 'up' && state.kind !== 'connecting') this.#closePools()
+        options.onState?.(state)
+      },
+      onNotice: (notice) => options.onNotice?.(notice),
+      onOpen: (stream) => this.#opened(stream),
+    })
+  }
+
+  get tunnels(): Iterable<Tunnel> {
+    return this.#tunnels.values()
+  }
+
+  get bulkIdle(): number {
+    return this.#pools.reduce((sum, pool) => sum + pool.idle, 0)
+  }
+
+  add(tunnel: Tunnel): void {
+    this.#tunnels.set(tunnel.options.name, tunnel)
+  }
+
+  start(): void {
+    this.uplink.start()
+  }
+
+  close(): void {
+    this.#closePools()
+    this.uplink.close()
+    for (const tunnel of this.#tunnels.values()) tunnel.close()
+  }
+
+  /** Certificates changed: the passport must say so. */
+  async republish(): Promise<void> {
+    if (this.uplink.up) await this.#publish()
+  }
+
+  async #admitted(up: Up): Promise<void> {
+    // The passport first: who may connect is asked of it as soon as the name leads here.
+    await this.#publish()
+    for (const tunnel of this.#tunnels.values()) {
+      tunnel.claimed(await this.uplink.request(tunnel.claim()))
+    }
+    this.#closePools()
+    if (up.welcome.bulk > 0 && this.#options.bulkLinks !== false) this.#openPools(up)
+  }
+
+  #openPools(up: Up): void {
+    let counter = 0
+    const classes = new Set<TicketClass>()
+    for (const { options } of this.#tunnels.values()) {
+      if (options.mode === 'verified') classes.add('verified')
+      else if (options.mode === 'raw' && options.kind === 'tcp') classes.add('clear')
+    }
+    const ports = {
+      clock: this.#world.clock,
+      crypto: this.#world.crypto,
+      connect: (kind: TicketClass) => this.#connect(up, kind),
+      offered: (offer: Offer) => this.#offered(offer),
+    }
+    for (const kind of classes) {
+      this.#pools.push(new BulkPool(ports, { up, kind, count: () => ++counter }))
+    }
+    for (const pool of this.#pools) pool.start()
+  }
+
+  /** Verified traffic is TLS already; what is clear gets TLS to the relay, unless it is this machine. */
+  async #connect(up: Up, kind: TicketClass): Promise<Conn> {
+    const { net, tls, crypto } = this.#world
+    const { relay } = this.#options
+    const host = relay.hostname.replace(/^\[|\]$/g, '')
+    const target = { host, port: Number(relay.port) || 443 }
+    if (kind === 'verified') return await net.connectDuplex(target)
+    if (isLoopback(host)) return await net.connect(target)
+    const { certificate } = up
+    return await tls.connect({
+      target,
+      servername: host,
+      alpn: ['sotto-bulk/1'],
+      ...(certificate
+        ? {
+          // The same certificate as the link's, which admission has checked.
+          verify: (der: Uint8Array) => {
+            if (equal(crypto.sha256(der), certificate)) return
+            throw new TunnelError(
+              'bulk/certificate',
+              'Cannot open a bulk link: found another certificate',
+            )
+          },
+        }
+        : {}),
+    })
+  }
+
+  #closePools(): void {
+    for (const pool of this.#pools) pool.close()
+    this.#pools = []
+  }
+
+  #offered(offer: Offer): void {
+    const tunnel = this.#tunnels.get(offer.visit.endpoint)
+    if (tunnel) tunnel.offered(offer)
+    else offer.refuse()
+  }
+
+  #opened(stream: Stream): void {
+    const tunnel = this.#tunnels.get(stream.visit.endpoint)
+    if (tunnel) tunnel.opened(stream)
+    else stream.reset(RESET.refused, 'no such endpoint')
+  }
+
+  /** Publishes what this process adds to the identity's passport, by compare-and-set. */
+  async #publish(): Promise<void> {
+    const own = await this.#fingerprints()
+    const names = [...this.#tunnels.values()].filter(({ options }) => options.mode === 'verified')
+      .map(({ options }) => options.name)
+    if (own.length === 0 && names.length === 0) return
+    const { clock, crypto } = this.#world
+    const { identity } = this.#options
+    for (let attempt = 1;; attempt++) {
+      const current = await this.#current()
+      if (current && covers(current, { own, names, now: clock.now() })) return
+      const passport: Passport = {
+        identity: identity.public,
+        sequence: (current?.sequence ?? 0) + 1,
+        notBefore: clock.now(),
+        notAfter: clock.now() + PASSPORT_MS,
+        // Other processes of this identity have put theirs in; the oldest give way.
+        certificates: unique([...own, ...(current?.certificates ?? [])]).slice(
+          0,
+          PASSPORT_CERTIFICATES_MAX,
+        ),
+        names: [...new Set([...names, ...(current?.names ?? [])])].slice(0, PASSPORT_NAMES_MAX),
+        ciphers: current?.ciphers ?? [],
+      }
+      const bytes = encodePassport(
+        passport,
+        (message) => crypto.ed25519Sign(identity.seed, message),
+      )
+      try {
+        await this.uplink.request({
+          do: 'publish',
+          passport: toBase64(bytes),
+          after: current?.sequence ?? 0,
+        })
+        return
+      } catch (error) {
+        if (!isTunnelError(error, 'registry/stale') || attempt >= PUBLISH_ATTEMPTS_MAX) throw error
+      }
+    }
+  }
+
+  async #current(): Promise<Passport | undefined> {
+    const { crypto, clock } = this.#world
+    const { passport } = await this.uplink.request({ do: 'passport' })
+    if (typeof passport !== 'string') return undefined
+    return openPassport(crypto, fromBase64(passport), {
+      now: clock.now(),
+      identity: this.#options.identity.public,
+      // One that has run out still tells the sequence number; a forged one stops us.
+      anyTime: true,
+    })
+  }
+}
+
+function covers(
+  passport: Passport,
+  want: { own: Uint8Array[]; names: string[]; now: number },
+): boolean {
+  return passport.notAfter - want.now > PASSPORT_MS / 2 &&
+    want.names.every((name) => passport.names.includes(name)) &&
+    want.own.every((mine) => passport.certificates.some((other) => equal(mine, other)))
+}
+
+function unique(list: Uint8Array[]): Uint8Array[] {
+  return list.filter((one, i) => list.findIndex((other) => equal(one, other)) === i)
+}
+
+/** True for addresses and names that never leave this machine. */
+export function isLoopback(host: string): boolean {
+  return host === 'localhost' || host.endsWith('.localhost') || host === '::1' ||
+    /^127\./.test(host)
+}
+
+export function toBase64(bytes: Uint8Array): string {
+  return btoa(String.fromCharCode(...bytes))
+}
+
+/** Throws `agent/base64`. */
+export function fromBase64(text: string): Uint8Array {
+  try {
+    return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))
+  } catch (cause) {
+    throw new TunnelError('agent/base64', "Cannot read the relay's answer: expected base64", {
+      cause,
+    })
+  }
+}

@@ -1,0 +1,181 @@
+/**
+ * Reaching a private endpoint from the visitor's side: ask the relay who serves the name, pin that
+ * identity, connect through the ingress or a visit link, and check the certificate against the
+ * *passport*, not a CA: the relay hands out both, and can forge neither.
+ */
+import { equal } from '../core/bytes.ts'
+import { asTunnelError, TunnelError } from '../core/errors.ts'
+import { decodeFrame } from '../core/frame.ts'
+import { formatCertificateFingerprint, parseKey } from '../core/key.ts'
+import { Mux } from '../core/mux.ts'
+import { openPassport } from '../core/passport.ts'
+import type { Conn } from '../core/socket.ts'
+import { fromBase64 } from './agent.ts'
+import { openLink } from './link.ts'
+import type { LinkPorts } from './link.ts'
+import type { Up, Uplink } from './uplink.ts'
+import type { TlsConn, TlsIdentity, World } from './world.ts'
+
+/** Agents that may serve one name. */
+const AGENTS_MAX = 64
+
+/** An identity that serves the name, with the certificates that its passport vouches for. */
+export interface Served {
+  /** KEY. */
+  key: string
+  certificates: Uint8Array[]
+}
+
+export interface DialPorts {
+  world: World
+  uplink: Uplink
+  link: Omit<LinkPorts, 'pin'>
+  /** Our certificate, which our own passport names. */
+  identity: TlsIdentity
+  /**
+   * Checks the keys that serve a name against the pins: gives back those that are trusted, pinning
+   * them on first use. Throws `trust/changed` when none is.
+   */
+  trust(name: string, keys: string[]): Promise<string[]>
+}
+
+/** Dials one name again and again: for each connection that `sotto connect` accepts. */
+export class Dialler {
+  readonly #ports: DialPorts
+  readonly #name: string
+  readonly #visits = new Map<string, Promise<Mux>>()
+
+  constructor(ports: DialPorts, name: string) {
+    this.#ports = ports
+    this.#name = name
+  }
+
+  close(): void {
+    for (const visit of this.#visits.values()) visit.then((mux) => mux.close(), () => {})
+    this.#visits.clear()
+  }
+
+  /** Who serves the name now and is trusted. Throws `dial/unknown`, `trust/…`, `passport/…`. */
+  async resolve(): Promise<Served[]> {
+    const { uplink, world, trust } = this.#ports
+    const reply = await uplink.request({ do: 'resolve', name: this.#name })
+    const agents = reply['agents']
+    if (!Array.isArray(agents) || agents.length === 0 || agents.length > AGENTS_MAX) {
+      throw new TunnelError('dial/unknown', `Cannot reach "${this.#name}": nobody serves it now`, {
+        hint: 'Check the name, and that its agent runs ("sotto status" there).',
+      })
+    }
+    const served: Served[] = []
+    let problem: TunnelError | undefined
+    for (const { key, passport } of agents as { key: unknown; passport: unknown }[]) {
+      if (typeof key !== 'string' || typeof passport !== 'string') continue
+      try {
+        const { certificates, names } = openPassport(world.crypto, fromBase64(passport), {
+          now: world.clock.now(),
+          identity: parseKey(key),
+        })
+        if (names.includes(this.#name)) served.push({ key, certificates })
+      } catch (error) {
+        problem = asTunnelError(error, 'dial/passport')
+      }
+    }
+    if (served.length === 0) {
+      throw problem ??
+        new TunnelError('dial/passport', `Cannot reach "${this.#name}": no passport names it`)
+    }
+    const trusted = new Set(await trust(this.#name, served.map(({ key }) => key)))
+    return served.filter(({ key }) => trusted.has(key))
+  }
+
+  /** One connection, TLS done and the other end proven. */
+  async dial(): Promise<TlsConn> {
+    const { uplink, world, identity } = this.#ports
+    const served = await this.resolve()
+    const up = uplink.up
+    if (!up) throw new TunnelError('uplink/down', 'Cannot connect: there is no link to the relay')
+    const carrier = await this.#carrier(up, served)
+    const certificates = served.flatMap((one) => one.certificates)
+    return await world.tls.connect({
+      carrier,
+      servername: `${this.#name}.${up.welcome.secure}`,
+      identity,
+      verify: (der) => {
+        const found = world.crypto.sha256(der)
+        if (certificates.some((known) => equal(known, found))) return
+        throw new TunnelError(
+          'trust/certificate',
+          `Cannot trust the certificate of "${this.#name}": found ${
+            formatCertificateFingerprint(found)
+          }, ` +
+            `expected ${certificates.map(formatCertificateFingerprint).join(' or ')}`,
+          {
+            hint:
+              'Somebody stands in between, or the agent has not published its new passport yet.',
+          },
+        )
+      },
+    })
+  }
+
+  async #carrier(up: Up, served: Served[]): Promise<Conn> {
+    const { world, link } = this.#ports
+    if (up.welcome.can.includes('passthrough')) {
+      const host = link.relay.hostname.replace(/^\[|\]$/g, '')
+      return await world.net.connectDuplex({ host, port: Number(link.relay.port) || 443 })
+    }
+    const key = served[0]!.key
+    let visit = this.#visits.get(key)
+    if (!visit) {
+      visit = this.#visit(up, key)
+      this.#visits.set(key, visit)
+      visit.catch(() => this.#visits.delete(key))
+    }
+    const mux = await visit
+    return mux.open({
+      kind: 'connect',
+      port: 0,
+      address: '',
+      endpoint: this.#name,
+      tail: new Uint8Array(0),
+    })
+  }
+
+  #visit(up: Up, key: string): Promise<Mux> {
+    const { link, world } = this.#ports
+    return new Promise((resolve, reject) => {
+      openLink({ ...link, pin: (relayKey) => equal(relayKey, up.relayKey) }, {
+        role: 'visit',
+        target: parseKey(key),
+        admitted: ({ socket, welcome }) => {
+          const mux = new Mux({
+            side: 'agent',
+            clock: world.clock,
+            windowMaxBytes: welcome.window,
+            send: (frame) => socket.send(frame),
+            buffered: () => socket.buffered(),
+            onOpen: (stream) => stream.reset(1),
+            onProtocolError: (error) => socket.close(4400, error.code),
+            onEmpty: () => {},
+          })
+          resolve(mux)
+          return {
+            message: (message) => {
+              try {
+                mux.receive(decodeFrame(message))
+              } catch {
+                socket.close(4400, 'protocol')
+              }
+            },
+            drain: () => mux.drain(),
+            closed: () => {
+              mux.close()
+              this.#visits.delete(key)
+            },
+          }
+        },
+        ended: ({ reason, error }) =>
+          reject(error ?? new TunnelError('dial/link', `Cannot open a visit link: ${reason}`)),
+      }).catch(reject)
+    })
+  }
+}
