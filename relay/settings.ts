@@ -420,6 +420,7 @@ function nearest(word: string, known: string[]): string | undefined {
   let best: string | undefined
   let fewest = 3
   for (const other of known) {
+    if (Math.abs(other.length - word.length) > 2) continue
     const edits = distance(word, other)
     if (edits < fewest) [best, fewest] = [other, edits]
   }
