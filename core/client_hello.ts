@@ -396,13 +396,15 @@ const IP_LITERAL: { refusal: HelloRefusal } = { refusal: 'ip-literal' }
 const BAD_NAME: { refusal: HelloRefusal } = { refusal: 'bad-server-name' }
 const LABEL = '[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?'
 const NAME = new RegExp(`^${LABEL}(?:\\.${LABEL})*$`)
+/** With or without brackets and zone; a port behind a name has no place here and is no address. */
+const IPV6 = /^\[?[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*(?:%.*)?\]?$/
 /** A last label that resolvers take for a number makes an IPv4 address of the whole name. */
 const ENDS_IN_NUMBER = /(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)$/
 
 function judgeName(text: string): string | { refusal: HelloRefusal } {
   const bare = text.endsWith('.') ? text.slice(0, -1) : text
   if (bare.length === 0 || bare.length > NAME_BYTES_MAX) return BAD_NAME
-  if (bare.includes(':') && /^\[?[0-9A-Fa-f:.]+(?:%.*)?\]?$/.test(bare)) return IP_LITERAL
+  if (IPV6.test(bare)) return IP_LITERAL
   // Before lowering: the Kelvin sign, for one, lowers to a plain k.
   if (!NAME.test(bare)) return BAD_NAME
   const name = bare.toLowerCase()

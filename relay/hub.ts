@@ -205,7 +205,7 @@ export class Hub {
       return true
     }
     // Crossed with a reset of ours: dropped. An id that was never opened has no business here.
-    if (frame.id % 2 === 1 && frame.id <= member.mux.lastPeerId) return true
+    if (frame.id % 2 === 1 && frame.id <= member.mux.ids.peer) return true
     throw new TunnelError(
       'hub/stream',
       `Cannot accept a frame on stream ${frame.id}: it was never opened`,

@@ -22,6 +22,7 @@ import {
 import type { Frame, FrameName } from '../core/frame.ts'
 import { formatKey, parseKey } from '../core/key.ts'
 import { Mux } from '../core/mux.ts'
+import type { MuxIds } from '../core/mux.ts'
 import type { Socket } from '../core/socket.ts'
 import { TicketWindow } from '../core/ticket.ts'
 
@@ -90,8 +91,7 @@ export interface MemberSnapshot {
   grant: string
   names?: string[]
   address: string
-  lastOwnId: number
-  lastPeerId: number
+  ids: MuxIds
 }
 
 export class Member {
@@ -169,8 +169,7 @@ export class Member {
       scope: this.authorised?.scope ?? '',
       grant: this.authorised?.grant ?? '',
       address: this.address,
-      lastOwnId: this.mux.lastOwnId,
-      lastPeerId: this.mux.lastPeerId,
+      ids: this.mux.ids,
     }
   }
 
@@ -198,7 +197,7 @@ export class Member {
       onOpen: (stream) => stream.reset(1),
       onProtocolError: (error) => this.#protocol(error),
       onEmpty: () => owner.changed?.(this),
-      ...(kept ? { lastOwnId: kept.lastOwnId, lastPeerId: kept.lastPeerId } : {}),
+      ...(kept ? { ids: kept.ids } : {}),
     })
   }
 
@@ -279,7 +278,7 @@ export class Member {
     if (this.#state === 'closed') return
     this.#owner.log('warn', 'link refused', { code: error.code, address: this.address })
     this.notice(error.code, error.hint ? `${error.message}. ${error.hint}` : error.message)
-    const code = error.code === 'quota/exceeded'
+    const code = error.code.startsWith('quota/')
       ? CLOSE.tooMany
       : error.code.startsWith('relay/')
       ? CLOSE.fault

@@ -28,6 +28,7 @@ import type { Authorised, MemberOwner } from './member.ts'
 import type { Metrics } from './metrics.ts'
 import { PublicPorts } from './public_ports.ts'
 import type { PublicPortsNet } from './public_ports.ts'
+import { addressWho, quotaError, scopeWho } from './quota.ts'
 import type { Quota } from './quota.ts'
 import type { Registry } from './registry.ts'
 import type { Settings } from './settings.ts'
@@ -106,7 +107,7 @@ export class Relay implements MemberOwner {
       outcome: (result) => this.#outcome(result),
     })
     const admits = (address: string, scope: string): boolean =>
-      quota.take('visitors', { address }).ok && quota.take('visitors', { scope }).ok
+      quota.take('visitors', addressWho(address)).ok && quota.take('visitors', scopeWho(scope)).ok
     const refused = (reason: string, fields: { address: string; serverName?: string }): void => {
       ports.metrics.refused.add({ reason: refusal(reason) })
       ports.log.info('visitor refused', { reason, ...fields })
@@ -123,7 +124,7 @@ export class Relay implements MemberOwner {
       bulkTls: (conn, first) => (ports.bulkTls ? ports.bulkTls(conn, first) : conn.abort()),
       claim: (conn, ticket) => this.claimBulk(conn, ticket),
       admits,
-      blocked: (name, scope) => ports.registry.isBlocked(name, scope),
+      blocked: (name, scope) => ports.registry.isBlocked(name, scope) !== undefined,
       refused,
     })
     this.publicPorts = ports.net && new PublicPorts({
@@ -190,7 +191,7 @@ export class Relay implements MemberOwner {
 
   /** A new link on `/v1/link/KEY`, already upgraded. */
   attach(socket: Socket, link: { key: string; address: string }): void {
-    const hold = this.#ports.quota.hold('links', { address: link.address })
+    const hold = this.#ports.quota.hold('links', addressWho(link.address))
     if (!hold.ok || this.links >= LINKS_MAX || this.#draining) {
       if (hold.ok) hold.release()
       socket.handle({ message() {}, closed() {} })
@@ -227,11 +228,11 @@ export class Relay implements MemberOwner {
         hint: 'Set SOTTO_API_KEY, or put the key into the profile with "sotto relay keys".',
       })
     }
-    if (registry.isBlocked('', authorised.scope)) {
+    if (registry.isBlocked(undefined, authorised.scope)) {
       throw new TunnelError('relay/blocked', 'Cannot admit the link: its scope is blocked here')
     }
-    const hold = quota.hold('links', { scope: authorised.scope })
-    if (!hold.ok) throw overQuota('links')
+    const hold = quota.hold('links', scopeWho(authorised.scope))
+    if (!hold.ok) throw quotaError(hold)
     const held = this.#held.get(member)
     if (held) held.push(hold.release)
     else hold.release()
@@ -338,8 +339,8 @@ export class Relay implements MemberOwner {
       case 'publish':
         return await this.#publish(member, body)
       case 'passport': {
-        const bytes = await this.#ports.registry.passport(member.agent)
-        return bytes ? { passport: toBase64(bytes) } : {}
+        const stored = await this.#ports.registry.passport(member.agent)
+        return stored ? { passport: toBase64(stored.bytes) } : {}
       }
       case 'resolve':
         return await this.#resolve(String(body['name'] ?? ''))
@@ -439,8 +440,7 @@ export class Relay implements MemberOwner {
       now: clock.now(),
       identity: parseKey(member.agent),
     })
-    await registry.publishPassport(member.agent, {
-      bytes,
+    await registry.publishPassport(member.agent, bytes, {
       sequence: passport.sequence,
       expected: typeof after === 'number' ? after : 0,
     })
@@ -453,8 +453,8 @@ export class Relay implements MemberOwner {
     if (endpoint?.mode !== 'verified') return { agents: [] }
     const agents: { key: string; passport: string }[] = []
     for (const key of new Set([...endpoint.serving.keys()].map((group) => group.agent))) {
-      const bytes = await this.#ports.registry.passport(key)
-      if (bytes) agents.push({ key, passport: toBase64(bytes) })
+      const stored = await this.#ports.registry.passport(key)
+      if (stored) agents.push({ key, passport: toBase64(stored.bytes) })
     }
     return { name, scope: endpoint.scope, agents }
   }
@@ -556,10 +556,6 @@ function refusal(reason: string): Parameters<Metrics['refused']['add']>[0]['reas
     default:
       return reason.startsWith('agent-') ? 'other' : 'hello'
   }
-}
-
-function overQuota(what: string): TunnelError {
-  return new TunnelError('quota/exceeded', `Cannot admit the link: the quota of ${what} is used up`)
 }
 
 function toBase64(bytes: Uint8Array): string {
