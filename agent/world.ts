@@ -38,8 +38,8 @@ export interface StopReason {
 export interface Terminal {
   readonly stdout: TerminalOutput
   readonly stderr: TerminalOutput
-  /** Standard input as bytes; ends when it ends. Read once. */
-  stdin(): Conn
+  /** Standard input and output as one byte stream, for `--stdio`; may be taken once. */
+  stdio(): Conn
 }
 
 export interface TerminalOutput {
