@@ -12,7 +12,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { concat, fromHex, hex, utf8 } from '../../core/bytes.ts'
 import type { Crypto, NodeCryptoShape } from '../../core/crypto.ts'
-import { fastCrypto, nobleCrypto } from '../../core/crypto.ts'
+import { fastCrypto, nobleCrypto, PROBES } from '../../core/crypto.ts'
 import { codeOf, CRYPTOS, fast, filled } from '../support/crypto.ts'
 
 const test = suite('core/crypto')
@@ -405,6 +405,14 @@ test('both implementations agree on signatures and keys that are noise', () => {
   )
 })
 
+test("the known answers are noble's", () => {
+  assert.equal(Object.keys(PROBES).sort(), Object.keys(nobleCrypto).sort().filter(isProbed))
+  for (const [name, { ask, answer }] of Object.entries(PROBES)) {
+    const found = ask(nobleCrypto)
+    assert.is(typeof found === 'boolean' ? found : hex(found), answer, name)
+  }
+})
+
 test('fastCrypto() falls back to noble, method by method', () => {
   assert.equal(fastCrypto({}), nobleCrypto)
   const refuses = () => {
@@ -429,6 +437,10 @@ test('fastCrypto() uses all of node:crypto here', () => {
     if (name !== 'randomBytes') assert.is.not(fast[name], nobleCrypto[name], name)
   }
 })
+
+function isProbed(name: string): boolean {
+  return name !== 'randomBytes'
+}
 
 function everything(
   crypto: Crypto,
