@@ -1,54 +1,321 @@
+/**
+ * What a relay remembers of names: who owns which, which identities serve it, what is blocked, and
+ * the newest passport of each identity. A name is reserved to a scope on first use and stays so
+ * until it is released; one commit decides a race, on every store.
+ *
+ *   names/NAME              {scope, at}
+ *   scope-names/SCOPE/NAME  at
+ *   name-counts/SCOPE       how many the scope owns
+ *   members/NAME            identities, latest first
+ */
 import type { Clock, Timer } from '../core/clock.ts'
 import type { Crypto } from '../core/crypto.ts'
-import type { Store } from './store/store.ts'
+import { TunnelError } from '../core/errors.ts'
+import { isName, NAME_LENGTH_MAX, parseKey } from '../core/key.ts'
+import type { Block, BlockTarget } from './blocks.ts'
+import { Blocks } from './blocks.ts'
+import type { Publication, StoredPassport } from './passports.ts'
+import { Passports } from './passports.ts'
+import { commitWhen, Turnstile } from './store/retry.ts'
+import type { Entry, Store } from './store/store.ts'
+import { LIST_MAX } from './store/store.ts'
+import type { WatchOptions } from './store/watch.ts'
+
+export type { Block, BlockTarget } from './blocks.ts'
+export type { Publication, StoredPassport } from './passports.ts'
+
+/** Names of one scope where nothing else is said. */
+export const NAMES_PER_SCOPE_MAX = 100
+/** Identities remembered for one name; the oldest is forgotten first. */
+export const MEMBERS_MAX = 64
+/** Suggestions tried before a random one. */
+const SUGGESTIONS_MAX = 8
+
+/** Labels that only an admin may claim: they would pass for the relay itself, or for its mail. */
+export const RESERVED_NAMES: ReadonlySet<string> = new Set(
+  ('abuse admin administrator api app apps auth autoconfig autodiscover billing blog cdn console ' +
+    'dashboard dns docs ftp health help host hostmaster imap info install link localhost login ' +
+    'mail metrics mta-sts mx noreply ns ns1 ns2 oauth oidc pop pop3 postmaster proof proxy ' +
+    'register relay root secure security signin signup smtp sotto ssh ssl sso static status ' +
+    'support sysadmin test tls turn stun vpn webmaster webmail wpad ww www www1 www2').split(' '),
+)
 
 export interface NameRecord {
   name: string
   scope: string
+  /** Milliseconds since 1970. */
   reservedAt: number
 }
-export interface Block {
-  name?: string
-  scope?: string
-  reason: string
-  since: number
-}
-export interface StoredPassport {
-  bytes: Uint8Array
-  sequence: number
-}
+
 export interface RegistryPorts {
   store: Store
   crypto: Crypto
   clock: Clock
-  /** Most names of a scope; `(scope) => quota.limit('names', scopeWho(scope))`. */
-  namesMax?: (scope: string) => number
+  /** Most names of a scope; default 100. */
+  namesMax?(scope: string): number
 }
 
-export declare class Registry {
+export interface Reservation {
+  name: string
+  scope: string
+  /** May take reserved names. */
+  admin?: boolean
+}
+
+export interface NamePage {
+  /** 1 to 1,000. */
+  limit?: number
+  /** Only names after this one. */
+  after?: string
+}
+
+interface Owned {
+  scope: string
+  at: number
+}
+
+export class Registry {
+  readonly #store: Store
+  readonly #crypto: Crypto
+  readonly #clock: Clock
+  readonly #namesMax: (scope: string) => number
+  readonly #turns = new Turnstile()
+  readonly #blocks: Blocks
+  readonly #passports: Passports
+
+  private constructor(ports: RegistryPorts, blocks: Blocks) {
+    this.#store = ports.store
+    this.#crypto = ports.crypto
+    this.#clock = ports.clock
+    this.#namesMax = (scope) => ports.namesMax?.(scope) ?? NAMES_PER_SCOPE_MAX
+    this.#blocks = blocks
+    this.#passports = new Passports(ports.store, ports.clock)
+  }
+
   /** Loads the blocks, so that `isBlocked` can answer at once. */
-  static open(ports: RegistryPorts): Promise<Registry>
-  /** Throws registry/name, /reserved, /taken (hint: a free name), /quota. */
-  reserve(wanted: { name: string; scope: string; admin?: boolean }): Promise<void>
-  /** False where the scope does not own it. */
-  release(name: string, scope: string): Promise<boolean>
-  owner(name: string): Promise<string | undefined>
-  list(scope?: string, options?: { limit?: number; after?: string }): Promise<NameRecord[]>
-  block(what: { name?: string; scope?: string; reason: string }): Promise<void>
-  unblock(what: { name?: string; scope?: string }): Promise<boolean>
-  isBlocked(name: string | undefined, scope: string): Block | undefined
-  blocks(): Block[]
-  onBlocked(listener: (block: Block) => void): () => void
-  /** Sees what other processes on this store blocked; every 500 ms unless told. */
-  watch(intervalMs?: number): Timer
-  /** `key`: 52 characters. Throws registry/stale unless the one stored has number `expected` (0: none). */
-  publishPassport(
-    key: string,
-    bytes: Uint8Array,
-    options: { sequence: number; expected: number },
-  ): Promise<void>
-  passport(key: string): Promise<StoredPassport | undefined>
-  memberJoined(name: string, key: string): Promise<void>
-  /** Identities that serve or served the name, latest first, at most 64. */
-  members(name: string): Promise<string[]>
+  static async open(ports: RegistryPorts): Promise<Registry> {
+    return new Registry(ports, await Blocks.open(ports.store, ports.clock))
+  }
+
+  /**
+   * Reserves a free name; one that the scope owns already is left as it is. Throws
+   * `registry/name` (malformed), `registry/reserved`, `registry/blocked`, `registry/taken` (the
+   * hint names a free one), `registry/quota`.
+   */
+  async reserve({ name, scope, admin = false }: Reservation): Promise<void> {
+    checkName(name, admin)
+    checkScope(scope)
+    const block = this.#blocks.find(name, scope)
+    if (block) {
+      throw new TunnelError(
+        'registry/blocked',
+        `Cannot reserve "${name}": its ${block.name ? 'name' : 'scope'} is blocked on this relay`,
+      )
+    }
+    await this.#turns.run(() =>
+      commitWhen(this.#store, async () => {
+        const owner = await this.owner(name)
+        if (owner === scope) return { result: undefined }
+        if (owner !== undefined) throw await this.#taken(name)
+        const count = await this.#store.get(`name-counts/${scope}`)
+        const owned = Number(count?.value ?? 0)
+        if (owned >= this.#namesMax(scope)) throw tooMany(name, owned)
+        const at = this.#clock.now()
+        return {
+          commit: {
+            checks: [
+              { key: `names/${name}`, version: 0 },
+              { key: `name-counts/${scope}`, version: count?.version ?? 0 },
+            ],
+            puts: [
+              { key: `names/${name}`, value: { scope, at } },
+              { key: `scope-names/${scope}/${name}`, value: at },
+              { key: `name-counts/${scope}`, value: owned + 1 },
+            ],
+          },
+          result: undefined,
+        }
+      })
+    )
+  }
+
+  /** Frees the name and forgets its members; false where the scope does not own it. */
+  async release(name: string, scope: string): Promise<boolean> {
+    if (!isName(name) || !isName(scope)) return false
+    return await this.#turns.run(() =>
+      commitWhen(this.#store, async () => {
+        const entry = await this.#store.get(`names/${name}`)
+        if (!entry || (entry.value as unknown as Owned).scope !== scope) return { result: false }
+        const count = await this.#store.get(`name-counts/${scope}`)
+        return {
+          commit: {
+            checks: [
+              { key: entry.key, version: entry.version },
+              { key: `name-counts/${scope}`, version: count?.version ?? 0 },
+            ],
+            puts: [
+              { key: `name-counts/${scope}`, value: Math.max(0, Number(count?.value ?? 0) - 1) },
+            ],
+            deletes: [entry.key, `scope-names/${scope}/${name}`, `members/${name}`],
+          },
+          result: true,
+        }
+      })
+    )
+  }
+
+  /** The scope that owns the name. */
+  async owner(name: string): Promise<string | undefined> {
+    if (!isName(name)) return undefined
+    const entry = await this.#store.get(`names/${name}`)
+    return (entry?.value as unknown as Owned | undefined)?.scope
+  }
+
+  /** Names of one scope, or of all, in their order. */
+  async list(scope?: string, { limit = LIST_MAX, after }: NamePage = {}): Promise<NameRecord[]> {
+    if (scope !== undefined) checkScope(scope)
+    const prefix = scope === undefined ? 'names/' : `scope-names/${scope}/`
+    const entries = await this.#store.list(prefix, {
+      limit,
+      ...(after === undefined ? {} : { after: prefix + after }),
+    })
+    return entries.map((entry) => nameRecord(entry, prefix, scope))
+  }
+
+  /** Cuts a name or a scope off, on every process of this store. Throws `registry/block`. */
+  async block(what: BlockTarget & { reason: string }): Promise<void> {
+    const { reason, ...target } = what
+    await this.#blocks.add(target, reason)
+  }
+
+  /** False where there was no such block. */
+  async unblock(what: BlockTarget): Promise<boolean> {
+    return await this.#blocks.remove(what)
+  }
+
+  /** From memory, for every visitor; an empty name asks for the scope alone. */
+  isBlocked(name: string | undefined, scope: string): boolean {
+    return this.#blocks.find(name, scope) !== undefined
+  }
+
+  blocks(): Block[] {
+    return this.#blocks.all()
+  }
+
+  /** Told once for each new block, of this process or (under `watch`) another. */
+  onBlocked(listener: (block: Block) => void): () => void {
+    return this.#blocks.onAdded(listener)
+  }
+
+  /** Sees what other processes on this store block and unblock. */
+  watch(options: WatchOptions = {}): Timer {
+    return this.#blocks.watch(options)
+  }
+
+  /** Throws `registry/stale` unless the number stored is `expected` and below `sequence`. */
+  async publishPassport(key: string, publication: Publication): Promise<void> {
+    await this.#passports.publish(key, publication)
+  }
+
+  async passport(key: string): Promise<StoredPassport | undefined> {
+    return await this.#passports.get(key)
+  }
+
+  /** Forgets passports published before `before` (ms since 1970); how many. */
+  async prunePassports(before: number): Promise<number> {
+    return await this.#passports.prune(before)
+  }
+
+  /** An identity (52 characters) serves the name: from now on it is of the set that visitors pin. */
+  async memberJoined(name: string, key: string): Promise<void> {
+    checkName(name, true)
+    parseKey(key)
+    await this.#turns.run(() =>
+      commitWhen(this.#store, async () => {
+        const entry = await this.#store.get(`members/${name}`)
+        const members = (entry?.value ?? []) as string[]
+        if (members.includes(key)) return { result: undefined }
+        return {
+          commit: {
+            checks: [{ key: `members/${name}`, version: entry?.version ?? 0 }],
+            puts: [{
+              key: `members/${name}`,
+              value: [key, ...members].slice(0, MEMBERS_MAX),
+            }],
+          },
+          result: undefined,
+        }
+      })
+    )
+  }
+
+  /** Identities that serve or served the name since it was reserved, latest first, at most 64. */
+  async members(name: string): Promise<string[]> {
+    if (!isName(name)) return []
+    return ((await this.#store.get(`members/${name}`))?.value ?? []) as string[]
+  }
+
+  async #taken(name: string): Promise<TunnelError> {
+    const free = await this.#suggest(name)
+    return new TunnelError(
+      'registry/taken',
+      `Cannot reserve "${name}": it belongs to another scope on this relay`,
+      { hint: `"${free}" is free: use --name ${free}` },
+    )
+  }
+
+  async #suggest(name: string): Promise<string> {
+    const [, stem, digits] = /^(.*?)(?:-([0-9]{1,6}))?$/.exec(name)!
+    const numbered = (suffix: string): string =>
+      `${stem!.slice(0, NAME_LENGTH_MAX - suffix.length - 1).replace(/-+$/, '')}-${suffix}`
+    const first = digits === undefined ? 2 : Number(digits) + 1
+    for (let number = first; number < first + SUGGESTIONS_MAX; number++) {
+      const free = numbered(String(number))
+      if (await this.owner(free) === undefined && !this.#blocks.find(free, '')) return free
+    }
+    const random = [...this.#crypto.randomBytes(8)].map((byte) => (byte % 36).toString(36))
+    return numbered(random.join(''))
+  }
+}
+
+function checkName(name: string, admin: boolean): void {
+  // Names in Punycode look like others in a browser's address bar (RFC 5890 §2.3.2.1).
+  if (!isName(name) || name.startsWith('xn--')) {
+    throw new TunnelError(
+      'registry/name',
+      `Cannot reserve ${JSON.stringify(name.slice(0, 80))}: expected 1 to ${NAME_LENGTH_MAX} of ` +
+        'a-z 0-9 -, no hyphen at either end, not beginning with xn--',
+      { hint: 'Choose a name like "web" or "api-2".' },
+    )
+  }
+  if (admin || !RESERVED_NAMES.has(name)) return
+  throw new TunnelError(
+    'registry/reserved',
+    `Cannot reserve "${name}": it is kept for the relay's operator`,
+    { hint: `"my-${name}" may be free, or ask the operator.` },
+  )
+}
+
+function checkScope(scope: string): void {
+  if (isName(scope)) return
+  throw new TunnelError(
+    'registry/scope',
+    `Cannot use scope ${JSON.stringify(scope.slice(0, 80))}: expected 1 to ${NAME_LENGTH_MAX} of ` +
+      'a-z 0-9 -',
+  )
+}
+
+function tooMany(name: string, owned: number): TunnelError {
+  return new TunnelError(
+    'registry/quota',
+    `Cannot reserve "${name}": found ${owned} names in this scope, the most it may own`,
+    { hint: 'Release one that is not needed: sotto relay names release NAME' },
+  )
+}
+
+function nameRecord({ key, value }: Entry, prefix: string, scope?: string): NameRecord {
+  const name = key.slice(prefix.length)
+  if (scope !== undefined) return { name, scope, reservedAt: Number(value) }
+  const owned = value as unknown as Owned
+  return { name, scope: owned.scope, reservedAt: owned.at }
 }

@@ -1,105 +1,108 @@
 /**
  * The relay on Bun: native sockets for the public port, `Bun.serve` behind it for HTTPS and links,
  * SQLite in a file. `startRelay` is what `sotto relay` and `npm start` run.
- *
- * The public port must be peeked at, and `Bun.serve` takes no socket from outside, so what is meant
- * for the relay itself is spliced to a listener of its own on loopback; the visitor's address is
- * handed over by the local port of that splice.
  */
-import type { Server, ServerWebSocket } from 'bun'
-import type { Sent, Socket, SocketHandler } from '../../core/socket.ts'
-import { FRAME_BYTES_MAX } from '../../core/frame.ts'
+import * as nodeCrypto from 'node:crypto'
+import { join } from 'node:path'
+import { fastCrypto } from '../../core/crypto.ts'
+import type { Listener } from '../../core/socket.ts'
+import { createApp } from '../app.ts'
+import { Relay } from '../relay.ts'
+import type { Settings } from '../settings.ts'
+import { connect, listen, localPort, udp } from './bun_net.ts'
+import { linkHandlers } from './bun_socket.ts'
+import type { LinkData, LinkServer } from './bun_socket.ts'
+import { bunSqliteStore } from './bun_sqlite.ts'
+import { openHost } from './host.ts'
+import type { Host, RunningRelay } from './host.ts'
+import { awaitTicket, Inside, LOOPBACK } from './inside.ts'
 
-/** Bytes that `Bun.serve` may keep for one link before it drops a message; we close first. */
-const BACKPRESSURE_BYTES_MAX = 67_108_864
-/** Above so many bytes a send answers 'queued'. */
-const HIGH_WATER_BYTES = 1_048_576
+/** Largest body of a request to the relay's own API. */
+const BODY_BYTES_MAX = 1_048_576
 
-/** What travels with each WebSocket of `Bun.serve`. */
-interface LinkData {
-  key: string
-  address: string
-  link: BunSocket | undefined
+export async function startRelay(
+  settings: Settings,
+  options: { version?: string; write?: (line: string) => void } = {},
+): Promise<RunningRelay> {
+  const store = await bunSqliteStore(join(settings.dataDirectory, 'relay.db'))
+  const host = await openHost({
+    settings,
+    store,
+    crypto: fastCrypto(nodeCrypto),
+    runtime: `bun ${Bun.version}`,
+    version: options.version ?? '0.1.0',
+    write: options.write ?? ((line) => void process.stderr.write(line)),
+  })
+  const inside = new Inside(async (port) => {
+    const conn = await connect({ host: LOOPBACK, port })
+    return { conn, localPort: localPort(conn) }
+  })
+  const servers = { https: 0, bulk: 0 }
+  const relay = new Relay({
+    ...host.ports,
+    publicPort: () => host.publicPort(),
+    net: { listen, udp },
+    app: (conn, first) => inside.join(conn, { first, port: servers.https }),
+    bulkTls: (conn, first) => inside.join(conn, { first, port: servers.bulk }),
+  })
+  const https = serveHttps(host, { relay, inside })
+  const { cert, key } = host.tls
+  const bulk = await listen(
+    { host: LOOPBACK, port: 0, tls: { cert, key } },
+    (conn) =>
+      awaitTicket(conn, {
+        clock: relay.clock,
+        claim: (conn, ticket) => relay.claimBulk(conn, ticket),
+      }),
+  )
+  servers.https = https.port!
+  servers.bulk = bulk.port
+  const stopInside = async (): Promise<void> => {
+    await https.stop(true)
+    await bulk.close()
+    await store.close()
+  }
+  let listener: Listener
+  try {
+    listener = await listen(settings, (conn) => relay.ingress.accept(conn))
+  } catch (error) {
+    await stopInside()
+    throw error
+  }
+  host.listening(listener.port)
+  return host.running(relay, {
+    port: listener.port,
+    stop: async () => {
+      await listener.close()
+      await relay.close()
+      await stopInside()
+    },
+  })
 }
 
-/** `Socket` over Bun's server side. */
-class BunSocket implements Socket {
-  readonly raw: ServerWebSocket<LinkData>
-  handler: SocketHandler | undefined
-  waiting = false
-
-  constructor(raw: ServerWebSocket<LinkData>) {
-    this.raw = raw
-  }
-
-  send(message: Uint8Array): Sent {
-    // 0: dropped, nothing of it was sent. -1: queued. Above: bytes sent.
-    const sent = this.raw.sendBinary(message)
-    if (sent === 0) return 'lost'
-    if (sent > 0 && this.raw.getBufferedAmount() < HIGH_WATER_BYTES) return 'ok'
-    this.waiting = true
-    return 'queued'
-  }
-
-  buffered(): number {
-    return this.raw.getBufferedAmount()
-  }
-
-  handle(handler: SocketHandler): void {
-    this.handler = handler
-  }
-
-  pause(): void {
-    this.raw.pause()
-  }
-
-  resume(): void {
-    this.raw.resume()
-  }
-
-  close(code: number, reason: string): void {
-    this.raw.close(code, reason)
-  }
-
-  terminate(): void {
-    this.raw.terminate()
-  }
+/** The relay's own HTTPS: pages, API, and the upgrade that makes a link. */
+function serveHttps(host: Host, { relay, inside }: { relay: Relay; inside: Inside }): LinkServer {
+  const app = createApp(host.appPorts(relay))
+  const { cert, key } = host.tls
+  return Bun.serve<LinkData>({
+    hostname: LOOPBACK,
+    port: 0,
+    tls: { cert, key },
+    maxRequestBodySize: BODY_BYTES_MAX,
+    idleTimeout: 60,
+    websocket: linkHandlers((socket, link) => relay.attach(socket, link)),
+    fetch(request, server) {
+      const address = inside.address(server.requestIP(request)?.port ?? 0)
+      // Nothing but our own splices has business on this listener.
+      if (address === undefined) return new Response(null, { status: 403 })
+      return app.fetch(request, {
+        address,
+        upgrade: (key: string): boolean =>
+          server.upgrade(request, {
+            data: { key, address, link: undefined },
+            headers: { 'sec-websocket-protocol': 'sotto.v1' },
+          }),
+      })
+    },
+  })
 }
-
-/** The WebSocket half of `Bun.serve`: hands each link to `attach`. */
-export function linkHandlers(
-  attach: (socket: Socket, link: { key: string; address: string }) => void,
-): Bun.WebSocketHandler<LinkData> {
-  return {
-    perMessageDeflate: false,
-    maxPayloadLength: FRAME_BYTES_MAX,
-    backpressureLimit: BACKPRESSURE_BYTES_MAX,
-    closeOnBackpressureLimit: true,
-    idleTimeout: 30,
-    sendPings: false,
-    open(ws) {
-      const { key, address } = ws.data
-      ws.data.link = new BunSocket(ws)
-      attach(ws.data.link, { key, address })
-    },
-    message(ws, message) {
-      // Binary only: a text message has no place in the protocol.
-      if (typeof message === 'string') ws.close(4400, 'frame/text')
-      else ws.data.link?.handler?.message(message)
-    },
-    drain(ws) {
-      const link = ws.data.link
-      if (!link?.waiting) return
-      link.waiting = false
-      link.handler?.drain?.()
-    },
-    ping: (ws) => ws.data.link?.handler?.alive?.(),
-    pong: (ws) => ws.data.link?.handler?.alive?.(),
-    close(ws, code, reason) {
-      ws.data.link?.handler?.closed(code, reason)
-    },
-  }
-}
-
-export type LinkServer = Server<LinkData>
-export type { LinkData }

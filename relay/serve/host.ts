@@ -1,0 +1,232 @@
+/**
+ * What a relay needs on any machine with files, whichever runtime it is: identity, certificate,
+ * registry, credentials, quotas, metrics, log. Bun, Node and Deno share it; each brings its sockets.
+ */
+import { chmod, mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises'
+import { homedir } from 'node:os'
+import { dirname, join } from 'node:path'
+import type { RelayIdentity } from '../../core/admit.ts'
+import type { Clock } from '../../core/clock.ts'
+import type { Crypto } from '../../core/crypto.ts'
+import { TunnelError } from '../../core/errors.ts'
+import { fingerprint, generateIdentity } from '../../core/key.ts'
+import { certificateHash, isCurrent, makeCertificate } from '../certificate.ts'
+import type { CertificatePair } from '../certificate.ts'
+import { Credentials } from '../credentials.ts'
+import { createLog } from '../log.ts'
+import { Metrics } from '../metrics.ts'
+import { Quota, scopeWho } from '../quota.ts'
+import { Registry } from '../registry.ts'
+import type { Relay, RelayPorts } from '../relay.ts'
+import type { Settings } from '../settings.ts'
+import type { Store } from '../store/store.ts'
+
+const SEED_BYTES = 32
+
+/** A relay that runs, as commands and tests hold it. */
+export interface RunningRelay {
+  port: number
+  /** KEY bytes and fingerprint of the relay's identity, for agents to pin. */
+  identity: Uint8Array
+  fingerprint: string
+  /** PEM of the certificate that it serves. */
+  certificate: string
+  relay: Relay
+  credentials: Credentials
+  registry: Registry
+  /** Shown once, on the first start with this store. */
+  adminKey: string | undefined
+  /** Turns visitors away, lets running ones finish within the grace, then stops. */
+  drain(graceMs?: number): Promise<void>
+  stop(): Promise<void>
+}
+
+export interface Host {
+  ports: Omit<RelayPorts, 'publicPort' | 'net' | 'app' | 'bulkTls'>
+  tls: CertificatePair
+  store: Store
+  publicPort(): number
+  listening(port: number): void
+  running(relay: Relay, listener: { port: number; stop(): Promise<void> }): RunningRelay
+}
+
+/** Timers of the runtime that never keep a process alive. */
+export const systemClock: Clock = {
+  now: () => Date.now(),
+  monotonic: () => performance.now(),
+  after(ms, run) {
+    const timer = setTimeout(run, ms)
+    if (typeof timer === 'object') timer.unref()
+    return { cancel: () => clearTimeout(timer) }
+  },
+}
+
+/** Where a relay keeps its files unless told. */
+export function defaultDirectory(env: Record<string, string | undefined>): string {
+  const base = env['SOTTO_HOME'] ??
+    join(env['XDG_STATE_HOME'] ?? join(homedir(), '.local', 'state'), 'sotto')
+  return join(base, 'relay')
+}
+
+export async function openHost(options: {
+  settings: Settings
+  store: Store
+  crypto: Crypto
+  runtime: string
+  version: string
+  write(line: string): void
+}): Promise<Host> {
+  const { settings, store, crypto, version } = options
+  const clock = systemClock
+  const log = createLog({
+    write: options.write,
+    clock,
+    level: settings.logLevel,
+    json: settings.logFormat === 'json',
+  })
+  const identity = await loadIdentity(crypto, join(settings.dataDirectory, 'identity'))
+  const names = [
+    ...new Set([...settings.names, ...(isLocal(settings) ? ['127.0.0.1', 'localhost'] : [])]),
+  ]
+  const tls = await loadCertificate(settings, names, clock)
+  const quota = new Quota(clock)
+  const metrics = new Metrics({ clock, version, runtime: options.runtime })
+  const credentials = new Credentials({ store, crypto, clock })
+  const registry = await Registry.open({
+    store,
+    crypto,
+    clock,
+    namesMax: (scope) => quota.limit('names', scopeWho(scope)),
+  })
+  const watches = [credentials.watch(), registry.watch()]
+  const admin = await credentials.ensureAdmin()
+  const relayIdentity: RelayIdentity = {
+    seed: identity.seed,
+    public: identity.public,
+    names,
+    certificates: [await certificateHash(tls.cert)],
+  }
+  let port = settings.publicPort
+  return {
+    ports: {
+      clock,
+      crypto,
+      identity: relayIdentity,
+      credentials,
+      registry,
+      quota,
+      metrics,
+      log,
+      settings: { ...settings, names },
+      version,
+    },
+    tls,
+    store,
+    publicPort: () => port,
+    listening(bound) {
+      if (port === 0) port = bound
+    },
+    running(relay, listener) {
+      const stop = async (): Promise<void> => {
+        for (const watch of watches) watch.cancel()
+        await listener.stop()
+      }
+      return {
+        port: listener.port,
+        identity: identity.public,
+        fingerprint: fingerprint(crypto, identity.public),
+        certificate: tls.cert,
+        relay,
+        credentials,
+        registry,
+        adminKey: admin?.secret,
+        drain: async (graceMs = settings.graceSeconds * 1000) => {
+          await relay.drain(graceMs)
+          await stop()
+        },
+        stop,
+      }
+    },
+  }
+}
+
+function isLocal(settings: Settings): boolean {
+  return settings.domain === 'localhost' || settings.host === '127.0.0.1'
+}
+
+/** The relay's Ed25519 seed: made on first start, 0600, refused when others may read it. */
+async function loadIdentity(
+  crypto: Crypto,
+  path: string,
+): Promise<{ seed: Uint8Array; public: Uint8Array }> {
+  const seed = await readSecret(path)
+  if (seed) {
+    if (seed.length !== SEED_BYTES) {
+      throw new TunnelError(
+        'relay/identity',
+        `Cannot read ${path}: found ${seed.length} bytes, expected ${SEED_BYTES}`,
+        {
+          hint:
+            'Restore it from a backup. Without it agents that pinned this relay will refuse it.',
+        },
+      )
+    }
+    return { seed, public: crypto.ed25519Public(seed) }
+  }
+  const made = generateIdentity(crypto)
+  await writeSecret(path, made.seed)
+  return made
+}
+
+async function loadCertificate(
+  settings: Settings,
+  names: string[],
+  clock: Clock,
+): Promise<CertificatePair> {
+  if (settings.tlsCertPath !== '') {
+    const [cert, key] = await Promise.all([
+      readFile(settings.tlsCertPath, 'utf8'),
+      readFile(settings.tlsKeyPath, 'utf8'),
+    ])
+    return { cert, key }
+  }
+  const path = join(settings.dataDirectory, 'certificate.json')
+  const wanted = [...names, `*.${settings.appsDomain}`]
+  const kept = await readSecret(path)
+  if (kept) {
+    try {
+      const pair = JSON.parse(new TextDecoder().decode(kept)) as CertificatePair
+      if (isCurrent(pair.cert, wanted, clock.now())) return pair
+    } catch {
+      // A torn or foreign file: the certificate is only worth its freshness, so it is made anew.
+    }
+  }
+  const pair = await makeCertificate(wanted, clock.now())
+  await writeSecret(path, new TextEncoder().encode(JSON.stringify(pair)))
+  return pair
+}
+
+async function readSecret(path: string): Promise<Uint8Array | undefined> {
+  try {
+    const { mode } = await stat(path)
+    if ((mode & 0o077) !== 0) {
+      throw new TunnelError(
+        'relay/permissions',
+        `Cannot use ${path}: found mode ${(mode & 0o777).toString(8)}, expected 600`,
+        { hint: `chmod 600 ${path}` },
+      )
+    }
+    return new Uint8Array(await readFile(path))
+  } catch (error) {
+    if ((error as { code?: string }).code === 'ENOENT') return undefined
+    throw error
+  }
+}
+
+async function writeSecret(path: string, content: Uint8Array): Promise<void> {
+  await mkdir(dirname(path), { recursive: true, mode: 0o700 })
+  const fresh = `${path}.new`
+  await writeFile(fresh, content, { mode: 0o600, flush: true })
+  await chmod(fresh, 0o600)
+  await rename(fresh, path)
+}

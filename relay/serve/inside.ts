@@ -1,0 +1,69 @@
+/**
+ * The way from the public port to the relay's own servers. The ingress has read the first bytes of
+ * a connection, and no runtime takes a half-read socket into its HTTP server on equal terms, so the
+ * connection is spliced to a listener on loopback; who is at the other end is remembered by the
+ * local port of that splice. Measured on Bun: 2 KiB an idle link more than without.
+ */
+import { concat } from '../../core/bytes.ts'
+import type { Clock } from '../../core/clock.ts'
+import { splice } from '../../core/socket.ts'
+import type { Conn } from '../../core/socket.ts'
+import { readTicket, TICKET_BYTES } from '../../core/ticket.ts'
+import type { Ticket } from '../../core/ticket.ts'
+
+export const LOOPBACK = '127.0.0.1'
+/** A ticket inside TLS is awaited as long as one in clear. */
+const TICKET_MS_MAX = 3000
+
+export class Inside {
+  readonly #connect: (port: number) => Promise<{ conn: Conn; localPort: number }>
+  readonly #addresses = new Map<number, string>()
+
+  /** `connect` opens a connection to a loopback port and says which local port it has. */
+  constructor(connect: (port: number) => Promise<{ conn: Conn; localPort: number }>) {
+    this.#connect = connect
+  }
+
+  /** Who is behind a connection that arrived from this loopback port; undefined: not one of ours. */
+  address(port: number): string | undefined {
+    return this.#addresses.get(port)
+  }
+
+  /** Joins a peeked connection to the server on `port`. */
+  join(conn: Conn, { first, port }: { first: Uint8Array; port: number }): void {
+    let left = false
+    conn.pause()
+    conn.handle({ data() {}, end() {}, closed: () => void (left = true) })
+    this.#connect(port).then(({ conn: inner, localPort }) => {
+      if (left) return inner.abort()
+      this.#addresses.set(localPort, conn.remoteAddress)
+      splice(conn, inner, () => void this.#addresses.delete(localPort))
+      inner.write(first)
+      conn.resume()
+    }, () => conn.abort())
+  }
+}
+
+/** A connection inside TLS that must begin with a ticket. */
+export function awaitTicket(
+  conn: Conn,
+  ports: { clock: Clock; claim(conn: Conn, ticket: Ticket): boolean },
+): void {
+  let held = new Uint8Array(0)
+  const late = ports.clock.after(TICKET_MS_MAX, () => conn.abort())
+  conn.handle({
+    data(bytes) {
+      held = concat(held, bytes) as Uint8Array<ArrayBuffer>
+      try {
+        const ticket = readTicket(held)
+        if (ticket === 'more') return
+        late.cancel()
+        if (held.length > TICKET_BYTES || !ports.claim(conn, ticket)) conn.abort()
+      } catch {
+        conn.abort()
+      }
+    },
+    end: () => conn.abort(),
+    closed: () => late.cancel(),
+  })
+}

@@ -1,0 +1,88 @@
+/** Node's stream sockets behind the ports of core; Deno runs the same file. */
+import { createSocket } from 'node:dgram'
+import { connect as connectTcp, createServer } from 'node:net'
+import type { AddressInfo, Socket as TcpSocket } from 'node:net'
+import { createServer as createTlsServer } from 'node:tls'
+import { DuplexConn } from '../../core/duplex_conn.ts'
+import { TunnelError } from '../../core/errors.ts'
+import type { Conn, Listener } from '../../core/socket.ts'
+import type { Datagrams } from '../public_ports.ts'
+
+/** Connections that the system may hold before they are accepted. */
+const BACKLOG = 511
+
+export function listen(
+  at: { host: string; port: number; tls?: { cert: string; key: string } },
+  accepted: (conn: Conn) => void,
+): Promise<Listener> {
+  const open = new Set<TcpSocket>()
+  const accept = (socket: TcpSocket): void => {
+    open.add(socket)
+    socket.once('close', () => void open.delete(socket))
+    accepted(new DuplexConn(socket))
+  }
+  const server = at.tls
+    ? createTlsServer({ ...at.tls, allowHalfOpen: true }, accept)
+    : createServer({ allowHalfOpen: true, noDelay: true }, accept)
+  return new Promise((resolve, reject) => {
+    server.once('error', (cause) => reject(cannotListen(at, cause)))
+    server.listen({ host: at.host, port: at.port, backlog: BACKLOG }, () => {
+      const { port } = server.address() as AddressInfo
+      resolve({
+        host: at.host,
+        port,
+        close: () =>
+          new Promise((done) => {
+            server.close(() => done())
+            for (const socket of open) socket.destroy()
+          }),
+      })
+    })
+  })
+}
+
+export function connect(
+  to: { host: string; port: number },
+): Promise<{ conn: Conn; localPort: number }> {
+  return new Promise((resolve, reject) => {
+    const socket = connectTcp({ ...to, allowHalfOpen: true, noDelay: true })
+    socket.once('error', reject)
+    socket.once('connect', () => {
+      socket.removeListener('error', reject)
+      resolve({ conn: new DuplexConn(socket), localPort: socket.localPort ?? 0 })
+    })
+  })
+}
+
+export function udp(
+  at: { host: string; port: number },
+  received: (bytes: Uint8Array, from: { address: string; port: number }) => void,
+): Promise<Datagrams> {
+  return new Promise((resolve, reject) => {
+    const socket = createSocket(at.host.includes(':') ? 'udp6' : 'udp4')
+    socket.once('error', (cause) => reject(cannotListen(at, cause)))
+    socket.on('message', (bytes, from) => received(bytes, from))
+    socket.bind({ address: at.host, port: at.port, exclusive: true }, () => {
+      socket.on('error', () => {})
+      resolve({
+        port: socket.address().port,
+        send: (bytes, to) => socket.send(bytes, to.port, to.address),
+        close: () => new Promise((done) => socket.close(() => done())),
+      })
+    })
+  })
+}
+
+function cannotListen(at: { host: string; port: number }, cause: Error): TunnelError {
+  const { code } = cause as { code?: string }
+  const why = code === 'EADDRINUSE'
+    ? 'the port is in use'
+    : code === 'EACCES'
+    ? 'permission denied'
+    : cause.message
+  return new TunnelError(
+    code === 'EADDRINUSE' ? 'listen/taken' : 'listen/failed',
+    `Cannot listen on ${at.host}:${at.port}: ${why}`,
+    { hint: 'Choose another port with --port, or stop the program that has it.', cause },
+  )
+}
