@@ -11,7 +11,7 @@ import { TunnelError } from '../core/errors.ts'
 import { isName } from '../core/key.ts'
 import { commitWhen, Turnstile } from './store/retry.ts'
 import type { Entry, Store } from './store/store.ts'
-import { LIST_MAX } from './store/store.ts'
+import { walk } from './store/walk.ts'
 import type { WatchOptions } from './store/watch.ts'
 import { watch } from './store/watch.ts'
 
@@ -121,14 +121,9 @@ export class Blocks {
     const version = (await this.#store.get(CHANGED))?.version ?? 0
     if (version === this.#version) return
     const found = new Map<string, Block>()
-    for (let after: string | undefined;;) {
-      const page: Entry[] = await this.#store.list('blocks/', {
-        limit: LIST_MAX,
-        ...(after === undefined ? {} : { after }),
-      })
-      for (const entry of page) found.set(entry.key, readBlock(entry))
-      after = page.at(-1)?.key
-      if (page.length < LIST_MAX || found.size >= BLOCKS_MAX) break
+    for await (const entry of walk(this.#store, 'blocks/')) {
+      found.set(entry.key, readBlock(entry))
+      if (found.size >= BLOCKS_MAX) break
     }
     const before = this.#byKey
     this.#byKey = found

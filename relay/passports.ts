@@ -12,11 +12,11 @@ import { parseKey } from '../core/key.ts'
 import { PASSPORT_BYTES_MAX } from '../core/passport.ts'
 import { base64url, fromBase64url } from './base64url.ts'
 import { commitWhen } from './store/retry.ts'
-import type { Commit, Entry, Store } from './store/store.ts'
+import type { Commit, Store } from './store/store.ts'
+import { walk } from './store/walk.ts'
 
 /** Identities of one scope with a passport: each costs the store up to 6 KiB. */
 export const PASSPORTS_PER_SCOPE_MAX = 10_000
-const PRUNE_PAGE = 100
 
 export interface StoredPassport {
   bytes: Uint8Array
@@ -93,15 +93,10 @@ export class Passports {
   /** Forgets those published before `before` (ms since 1970); the number of them. */
   async prune(before: number): Promise<number> {
     let gone = 0
-    for (let after: string | undefined;;) {
-      const page: Entry[] = await this.#store.list('passports/', {
-        limit: PRUNE_PAGE,
-        ...(after === undefined ? {} : { after }),
-      })
-      for (const { key } of page) if (await this.#forget(key, before)) gone++
-      after = page.at(-1)?.key
-      if (page.length < PRUNE_PAGE) return gone
+    for await (const { key } of walk(this.#store, 'passports/')) {
+      if (await this.#forget(key, before)) gone++
     }
+    return gone
   }
 
   #forget(key: string, before: number): Promise<boolean> {

@@ -33,11 +33,10 @@ const SUGGESTIONS_MAX = 8
 
 /** Labels that only an admin may claim: they would pass for the relay itself, or for its mail. */
 export const RESERVED_NAMES: ReadonlySet<string> = new Set(
-  ('abuse admin administrator api app apps auth autoconfig autodiscover billing blog cdn console ' +
-    'dashboard dns docs ftp health help host hostmaster imap info install link localhost login ' +
-    'mail metrics mta-sts mx noreply ns ns1 ns2 oauth oidc pop pop3 postmaster proof proxy ' +
-    'register relay root secure security signin signup smtp sotto ssh ssl sso static status ' +
-    'support sysadmin test tls turn stun vpn webmaster webmail wpad ww www www1 www2').split(' '),
+  ('abuse admin administrator api apps auth autoconfig autodiscover dns hostmaster imap install ' +
+    'localhost login mail mta-sts mx noreply ns ns1 ns2 pop pop3 postmaster proof register relay ' +
+    'root secure security signin signup smtp sotto ssl sso status support webmaster wpad www')
+    .split(' '),
 )
 
 export interface NameRecord {
@@ -226,18 +225,31 @@ export class Registry {
     return await this.#passports.prune(before)
   }
 
-  /** An identity (52 characters) serves the name: from now on it is of the set that visitors pin. */
+  /**
+   * An identity (52 characters) serves the name: from now on it is of the set that visitors
+   * pin. Throws `registry/unowned` for a name that nobody reserved.
+   */
   async memberJoined(name: string, key: string): Promise<void> {
     checkName(name, true)
     parseKey(key)
     await this.#turns.run(() =>
       commitWhen(this.#store, async () => {
+        const reserved = await this.#store.get(`names/${name}`)
+        if (!reserved) {
+          throw new TunnelError(
+            'registry/unowned',
+            `Cannot join "${name}": it is not reserved, or was released meanwhile`,
+          )
+        }
         const entry = await this.#store.get(`members/${name}`)
         const members = (entry?.value ?? []) as string[]
         if (members.includes(key)) return { result: undefined }
         return {
           commit: {
-            checks: [{ key: `members/${name}`, version: entry?.version ?? 0 }],
+            checks: [
+              { key: reserved.key, version: reserved.version },
+              { key: `members/${name}`, version: entry?.version ?? 0 },
+            ],
             puts: [{
               key: `members/${name}`,
               value: [key, ...members].slice(0, MEMBERS_MAX),
