@@ -36,8 +36,6 @@ import { Visitors } from './visitors.ts'
 
 /** What a stalled visitor of the ingress may cost: its stream's receive window. */
 const INGRESS_WINDOW_BYTES_MAX = 2_097_152
-/** Idle bulk links that agents are asked to keep. */
-const BULK_IDLE = 8
 /** Links of one process that are in admission or up; more are turned away. */
 const LINKS_MAX = 65_536
 
@@ -281,11 +279,12 @@ export class Relay implements MemberOwner {
       scheme: 'https',
       window: 16_777_216,
       streams: 1024,
-      bulk: raw ? BULK_IDLE : 0,
+      bulk: raw ? settings.bulkIdle : 0,
       can: [
-        ...(raw ? ['passthrough', 'bulk'] : []),
+        ...(raw ? ['passthrough'] : []),
+        ...(raw && settings.bulkIdle > 0 ? ['bulk'] : []),
         ...(raw && settings.publicPorts ? ['raw-tcp', 'raw-udp'] : []),
-        'inspectable',
+        ...(settings.inspectable ? ['inspectable'] : []),
       ],
       address: member.address,
       version: this.#ports.version,
@@ -440,7 +439,8 @@ export class Relay implements MemberOwner {
       now: clock.now(),
       identity: parseKey(member.agent),
     })
-    await registry.publishPassport(member.agent, bytes, {
+    await registry.publishPassport(member.agent, {
+      bytes,
       sequence: passport.sequence,
       expected: typeof after === 'number' ? after : 0,
     })

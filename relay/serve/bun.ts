@@ -6,7 +6,7 @@ import * as nodeCrypto from 'node:crypto'
 import { join } from 'node:path'
 import { fastCrypto } from '../../core/crypto.ts'
 import type { Listener } from '../../core/socket.ts'
-import { createApp } from '../app.ts'
+import { BODY_BYTES_MAX, createApp, LINK_PROTOCOL } from '../app.ts'
 import { Relay } from '../relay.ts'
 import type { Settings } from '../settings.ts'
 import { connect, listen, localPort, udp } from './bun_net.ts'
@@ -16,9 +16,6 @@ import { bunSqliteStore } from './bun_sqlite.ts'
 import { openHost } from './host.ts'
 import type { Host, RunningRelay } from './host.ts'
 import { awaitTicket, Inside, LOOPBACK } from './inside.ts'
-
-/** Largest body of a request to the relay's own API. */
-const BODY_BYTES_MAX = 1_048_576
 
 export async function startRelay(
   settings: Settings,
@@ -82,7 +79,18 @@ export async function startRelay(
 
 /** The relay's own HTTPS: pages, API, and the upgrade that makes a link. */
 function serveHttps(host: Host, { relay, inside }: { relay: Relay; inside: Inside }): LinkServer {
-  const app = createApp(host.appPorts(relay))
+  const from = new WeakMap<Request, { server: LinkServer; address: string }>()
+  const app = createApp(host.appPorts(relay, {
+    remoteAddress: (request) => from.get(request)?.address ?? '',
+    upgrade(request, { key, address }) {
+      const upgraded = from.get(request)?.server.upgrade(request, {
+        data: { key, address, link: undefined },
+        headers: { 'sec-websocket-protocol': LINK_PROTOCOL },
+      })
+      // After an upgrade Bun ignores the response.
+      return upgraded ? new Response(null) : new Response(null, { status: 400 })
+    },
+  }))
   const { cert, key } = host.tls
   return Bun.serve<LinkData>({
     hostname: LOOPBACK,
@@ -95,14 +103,8 @@ function serveHttps(host: Host, { relay, inside }: { relay: Relay; inside: Insid
       const address = inside.address(server.requestIP(request)?.port ?? 0)
       // Nothing but our own splices has business on this listener.
       if (address === undefined) return new Response(null, { status: 403 })
-      return app.fetch(request, {
-        address,
-        upgrade: (key: string): boolean =>
-          server.upgrade(request, {
-            data: { key, address, link: undefined },
-            headers: { 'sec-websocket-protocol': 'sotto.v1' },
-          }),
-      })
+      from.set(request, { server, address })
+      return app.fetch(request)
     },
   })
 }

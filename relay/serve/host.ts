@@ -12,6 +12,7 @@ import { TunnelError } from '../../core/errors.ts'
 import { fingerprint, generateIdentity } from '../../core/key.ts'
 import { certificateHash, isCurrent, makeCertificate } from '../certificate.ts'
 import type { CertificatePair } from '../certificate.ts'
+import type { AppPorts } from '../app.ts'
 import { Credentials } from '../credentials.ts'
 import { createLog } from '../log.ts'
 import { Metrics } from '../metrics.ts'
@@ -46,6 +47,8 @@ export interface Host {
   tls: CertificatePair
   store: Store
   publicPort(): number
+  /** What the HTTP app needs, but for what only the runtime's server can do. */
+  appPorts(relay: Relay, http: Pick<AppPorts, 'upgrade' | 'remoteAddress'>): AppPorts
   listening(port: number): void
   running(relay: Relay, listener: { port: number; stop(): Promise<void> }): RunningRelay
 }
@@ -123,6 +126,30 @@ export async function openHost(options: {
     tls,
     store,
     publicPort: () => port,
+    appPorts: (relay, http) => ({
+      clock,
+      crypto,
+      credentials,
+      registry,
+      quota,
+      metrics,
+      log,
+      store,
+      identity,
+      settings,
+      version,
+      runtime: options.runtime.split(' ')[0]!,
+      abilities: {
+        rawTcp: true,
+        rawUdp: true,
+        bulkLinks: settings.bulkIdle > 0,
+        inspectable: settings.inspectable,
+      },
+      publicPort: () => port,
+      draining: () => relay.draining,
+      agents: (scope) => relay.agents(scope),
+      ...http,
+    }),
     listening(bound) {
       if (port === 0) port = bound
     },
