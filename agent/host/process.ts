@@ -1,0 +1,79 @@
+/**
+ * The process itself: signals become one abort, the terminal becomes two outputs. The first Ctrl-C
+ * asks politely, the second leaves at once.
+ */
+import { DuplexConn } from '../../core/duplex_conn.ts'
+import type { Conn } from '../../core/socket.ts'
+import type { Clock } from '../../core/clock.ts'
+import type { StopReason, Terminal, TerminalOutput } from '../world.ts'
+import { Duplex } from 'node:stream'
+
+/** Longest delay that timers take; a longer wait is split. */
+const TIMER_MS_MAX = 2_147_483_647
+
+const SIGNALS = [
+  ['SIGINT', { name: 'interrupt', exitCode: 130 }],
+  ['SIGTERM', { name: 'terminate', exitCode: 143 }],
+  ['SIGHUP', { name: 'hangup', exitCode: 129 }],
+] as const satisfies [NodeJS.Signals, StopReason][]
+
+/** An abort signal that fires at the first SIGINT, SIGTERM or SIGHUP; at the second, the process exits. */
+export function stopSignal(): AbortSignal {
+  const controller = new AbortController()
+  for (const [signal, reason] of SIGNALS) {
+    process.on(signal, () => {
+      if (controller.signal.aborted) process.exit(reason.exitCode)
+      controller.abort(reason)
+    })
+  }
+  return controller.signal
+}
+
+export const hostClock: Clock = {
+  now: () => Date.now(),
+  monotonic: () => performance.now(),
+  after(ms, run) {
+    const timer = setTimeout(run, Math.min(Math.max(0, ms), TIMER_MS_MAX))
+    timer.unref()
+    return { cancel: () => clearTimeout(timer) }
+  },
+}
+
+export function hostTerminal(): Terminal {
+  return { stdout: output(process.stdout), stderr: output(process.stderr), stdio }
+}
+
+function output(stream: NodeJS.WriteStream): TerminalOutput {
+  // A reader that went away (`sotto … | head`) must not end the program with a stack trace.
+  stream.on('error', () => {})
+  return {
+    write: (text) => void stream.write(text),
+    isTTY: stream.isTTY === true,
+    get columns() {
+      return stream.columns || 80
+    },
+  }
+}
+
+function stdio(): Conn {
+  const { stdin, stdout } = process
+  const both = new Duplex({
+    allowHalfOpen: true,
+    read: () => void stdin.resume(),
+    write(chunk, _, done) {
+      if (stdout.write(chunk)) done()
+      else stdout.once('drain', () => done())
+    },
+    final: (done) => void stdout.end(() => done()),
+    destroy(error, done) {
+      stdin.destroy()
+      done(error)
+    },
+  })
+  stdin.on('data', (chunk) => void (both.push(chunk) || stdin.pause()))
+  stdin.on('end', () => void both.push(null))
+  stdin.on('error', (error) => void both.destroy(error))
+  stdout.on('error', (error) => void both.destroy(error))
+  stdin.pause()
+  return new DuplexConn(both)
+}

@@ -1,0 +1,174 @@
+/**
+ * TCP and unix sockets. `connect` and `listen` use Bun's callback sockets, the fastest there are;
+ * `connectDuplex` uses a stream socket, since only those can carry a `TLSSocket`.
+ */
+import * as net from 'node:net'
+import { DuplexConn } from '../../core/duplex_conn.ts'
+import { asTunnelError, TunnelError } from '../../core/errors.ts'
+import { nativeCallbacks, NativeConn } from '../../core/native_conn.ts'
+import type { NativeShape } from '../../core/native_conn.ts'
+import type { Conn, Listener } from '../../core/socket.ts'
+import type { CarrierConn, Target } from '../world.ts'
+
+const CONNECT_MS = 10_000
+
+type Callbacks = Bun.SocketHandler<NativeConn>
+
+/** `Net.connect`. */
+export function connect(target: Target & { timeoutMs?: number }): Promise<Conn> {
+  return new Promise((resolve, reject) => {
+    const conn = new NativeConn()
+    const timeoutMs = target.timeoutMs ?? CONNECT_MS
+    let waiting = true
+    const timer = setTimeout(() => {
+      waiting = false
+      reject(connectError(target, { code: 'ETIMEDOUT' }, timeoutMs))
+    }, timeoutMs)
+    function fail(error: unknown): void {
+      if (!waiting) return
+      waiting = false
+      clearTimeout(timer)
+      reject(connectError(target, error, timeoutMs))
+    }
+    const table = nativeCallbacks()
+    const socket: Callbacks = {
+      ...(table as unknown as Callbacks),
+      open(raw) {
+        if (!waiting) {
+          // It was given up: nobody would ever close it.
+          raw.data = conn
+          conn.opened(raw as unknown as NativeShape)
+          raw.terminate()
+          return
+        }
+        waiting = false
+        clearTimeout(timer)
+        raw.setNoDelay(true)
+        table.open(raw as unknown as NativeShape)
+        resolve(conn)
+      },
+      connectError: (_, error) => fail(error),
+    }
+    const rest = { allowHalfOpen: true, socket, data: conn }
+    const opening = 'path' in target
+      ? Bun.connect<NativeConn>({ unix: target.path, ...rest })
+      : Bun.connect<NativeConn>({
+        hostname: bareHost(target.host),
+        port: target.port,
+        ...rest,
+      })
+    opening.catch(fail)
+  })
+}
+
+/** `Net.connectDuplex`. */
+export function connectDuplex(target: Target & { timeoutMs?: number }): Promise<CarrierConn> {
+  return new Promise((resolve, reject) => {
+    const timeoutMs = target.timeoutMs ?? CONNECT_MS
+    const socket = net.connect({
+      ...('path' in target
+        ? { path: target.path }
+        : { host: bareHost(target.host), port: target.port }),
+      allowHalfOpen: true,
+      noDelay: true,
+    })
+    const timer = setTimeout(() => fail({ code: 'ETIMEDOUT' }), timeoutMs)
+    function fail(error: unknown): void {
+      clearTimeout(timer)
+      socket.removeListener('connect', opened)
+      socket.destroy()
+      reject(connectError(target, error, timeoutMs))
+    }
+    function opened(): void {
+      clearTimeout(timer)
+      const conn = new DuplexConn(socket)
+      socket.removeListener('error', fail)
+      resolve(conn)
+    }
+    socket.once('connect', opened)
+    socket.on('error', fail)
+  })
+}
+
+/** `Net.listen`. */
+export function listen(
+  target: { host: string; port: number },
+  accepted: (conn: Conn) => void,
+): Promise<Listener> {
+  const table = nativeCallbacks((conn) => accepted(conn))
+  try {
+    const server = Bun.listen<NativeConn>({
+      hostname: bareHost(target.host),
+      port: target.port,
+      allowHalfOpen: true,
+      data: undefined as unknown as NativeConn,
+      socket: {
+        ...(table as unknown as Callbacks),
+        open(raw) {
+          raw.setNoDelay(true)
+          table.open(raw as unknown as NativeShape)
+        },
+      },
+    })
+    return Promise.resolve({
+      host: target.host,
+      port: server.port,
+      close() {
+        server.stop(false)
+        return Promise.resolve()
+      },
+    })
+  } catch (error) {
+    return Promise.reject(listenError(target, error))
+  }
+}
+
+/** The words for a target in messages: `127.0.0.1:3000`, `[::1]:3000`, `unix:/run/app.sock`. */
+export function describeTarget(target: Target): string {
+  if ('path' in target) return `unix:${target.path}`
+  const host = bareHost(target.host)
+  return host.includes(':') ? `[${host}]:${target.port}` : `${host}:${target.port}`
+}
+
+/** Without the brackets that URLs put around IPv6 addresses. */
+export function bareHost(host: string): string {
+  return host.startsWith('[') && host.endsWith(']') ? host.slice(1, -1) : host
+}
+
+/** Brings what the system says about a connection attempt into the family. */
+export function connectError(target: Target, error: unknown, timeoutMs = CONNECT_MS): TunnelError {
+  if (error instanceof TunnelError) return error
+  const place = describeTarget(target)
+  const code = String((error as { code?: unknown } | null)?.code ?? '')
+  const said = error instanceof Error ? error.message : code
+  const make = (reason: string, text: string): TunnelError =>
+    new TunnelError(`net/${reason}`, `Cannot connect to ${place}: ${text}`, { cause: error })
+  if (code === 'ETIMEDOUT') return make('timeout', `no answer within ${timeoutMs / 1000} s`)
+  if (/ENOTFOUND|EAI_|DNS_|ENODATA|ENONAME/.test(code)) {
+    return make('unknown-host', 'there is no host of that name')
+  }
+  if (code === 'ECONNREFUSED') return make('refused', 'nothing listens there')
+  if ('path' in target && (code === 'ENOENT' || code === 'ENOTSOCK')) {
+    return make('refused', 'there is no such socket')
+  }
+  if (code === 'EACCES' || code === 'EPERM') return make('denied', 'the system forbids it')
+  return make('unreachable', code || said || 'unknown reason')
+}
+
+function listenError(target: { host: string; port: number }, error: unknown): TunnelError {
+  const place = describeTarget(target)
+  const code = String((error as { code?: unknown } | null)?.code ?? '')
+  if (code === 'EADDRINUSE') {
+    return new TunnelError('net/in-use', `Cannot listen on ${place}: the port is taken`, {
+      cause: error,
+      hint: 'Choose another port, or port 0 for any free one',
+    })
+  }
+  if (code === 'EACCES' || code === 'EPERM') {
+    return new TunnelError('net/denied', `Cannot listen on ${place}: the system forbids it`, {
+      cause: error,
+      hint: 'Ports below 1024 need more rights; choose a higher one',
+    })
+  }
+  return asTunnelError(error, 'net/failed')
+}

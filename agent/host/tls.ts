@@ -1,0 +1,328 @@
+/**
+ * TLS 1.2 and 1.3 over any `Conn`. As a server it ends visitors' TLS in this process; as a client it
+ * checks certificates by CA or by whatever the caller knows better (a passport's fingerprints).
+ *
+ * A server that asks for client certificates speaks TLS 1.3 alone (in 1.2 the certificate crosses the
+ * relay in clear, and would tell it who visits) and gives out no session tickets (a resumed session
+ * would outlive a withdrawn permission).
+ */
+import { constants, createHash } from 'node:crypto'
+import { isIP } from 'node:net'
+import type { Duplex } from 'node:stream'
+import * as tls from 'node:tls'
+import { DuplexConn } from '../../core/duplex_conn.ts'
+import { TunnelError } from '../../core/errors.ts'
+import type { Conn, ConnHandler, Sent } from '../../core/socket.ts'
+import type {
+  Target,
+  Tls,
+  TlsConn,
+  TlsConnectOptions,
+  TlsIdentity,
+  TlsServeOptions,
+} from '../world.ts'
+import { carrierOf, ConnDuplex } from './carrier.ts'
+import { bareHost, connectDuplex, describeTarget } from './tcp.ts'
+import { ALERT, sealAlert, serverSecret } from './tls_alert.ts'
+
+const HANDSHAKE_MS = 10_000
+/** A refused client may take so long to read its alert and go away. */
+const REFUSED_LINGER_MS = 2_000
+const EMPTY = new Uint8Array(0)
+
+export const hostTls: Tls = { serve, connect, peerCertificate }
+
+class HostTlsConn extends DuplexConn<tls.TLSSocket> implements TlsConn {
+  readonly alpn: string | false
+  readonly servername: string | undefined
+  readonly version: string
+  readonly peerCertificate: Uint8Array | undefined
+  readonly resumed: boolean
+  /** What carries it, where that is no socket of the runtime's own. */
+  readonly below: ConnDuplex | undefined
+  #handler: ConnHandler | undefined
+
+  constructor(socket: tls.TLSSocket, below: Duplex) {
+    super(socket)
+    this.below = below instanceof ConnDuplex ? below : undefined
+    this.below?.on('drain', () => this.#drained())
+    this.alpn = socket.alpnProtocol || false
+    const servername = (socket as { servername?: unknown }).servername
+    this.servername = typeof servername === 'string' && servername !== '' ? servername : undefined
+    this.version = socket.getProtocol() ?? ''
+    this.peerCertificate = leafOf(socket)
+    this.resumed = socket.isSessionReused()
+  }
+
+  /**
+   * A TLSSocket over a Duplex says "drained" whenever it has sealed a chunk, however full the Duplex
+   * is (measured: 127 MB queued), so the Duplex has the last word.
+   */
+  override handle(handler: ConnHandler): void {
+    this.#handler = handler
+    super.handle(this.below ? { ...bound(handler), drain: () => this.#drained() } : handler)
+  }
+
+  #drained(): void {
+    if (!this.raw.writableNeedDrain && !this.below?.writableNeedDrain) this.#handler?.drain?.()
+  }
+
+  override write(bytes: Uint8Array): Sent {
+    const sent = super.write(bytes)
+    return sent === 'ok' && this.below?.writableNeedDrain ? 'queued' : sent
+  }
+
+  override buffered(): number {
+    return super.buffered() + (this.below?.writableLength ?? 0)
+  }
+
+  exporter(label: string, bytes: number, context?: Uint8Array): Uint8Array {
+    return this.raw.exportKeyingMaterial(bytes, label, Buffer.from(context ?? EMPTY))
+  }
+}
+
+function bound(handler: ConnHandler): ConnHandler {
+  return {
+    data: (bytes) => handler.data(bytes),
+    end: () => handler.end(),
+    closed: (error) => handler.closed(error),
+  }
+}
+
+/** One context for each certificate and use, so that tickets of one connection resume another. */
+const contexts = new WeakMap<TlsIdentity, Map<boolean, tls.SecureContext>>()
+
+function contextOf(identity: TlsIdentity, asks: boolean): tls.SecureContext {
+  let uses = contexts.get(identity)
+  if (!uses) contexts.set(identity, uses = new Map())
+  let context = uses.get(asks)
+  if (!context) {
+    try {
+      context = tls.createSecureContext({
+        cert: identity.cert,
+        key: identity.key,
+        minVersion: asks ? 'TLSv1.3' : 'TLSv1.2',
+        ...(asks ? { secureOptions: constants.SSL_OP_NO_TICKET } : {}),
+      })
+    } catch (cause) {
+      throw new TunnelError(
+        'tls/certificate',
+        'Cannot use certificate: found a pair of certificate and key that do not work together',
+        { cause },
+      )
+    }
+    uses.set(asks, context)
+  }
+  return context
+}
+
+function serve(carrier: Conn, first: Uint8Array, options: TlsServeOptions): Promise<TlsConn> {
+  const asks = options.admit !== undefined
+  let secureContext: tls.SecureContext
+  try {
+    secureContext = contextOf(options.identity, asks)
+  } catch (error) {
+    carrier.abort()
+    return Promise.reject(error)
+  }
+  const below = carrierOf(carrier, first)
+  const choose = options.chooseAlpn
+  const socket = new tls.TLSSocket(below, {
+    isServer: true,
+    secureContext,
+    requestCert: asks,
+    rejectUnauthorized: false,
+    ...(choose
+      ? { ALPNCallback: ({ protocols }: { protocols: string[] }) => choose(protocols) }
+      : options.alpn
+      ? { ALPNProtocols: [...options.alpn] }
+      : {}),
+  })
+  let secret: Buffer | undefined
+  if (asks) socket.on('keylog', (line: Buffer) => void (secret ??= serverSecret(line)))
+  return handshake(socket, {
+    below,
+    event: 'secure',
+    timeoutMs: options.timeoutMs ?? HANDSHAKE_MS,
+    subject: 'visitor',
+    check() {
+      const leaf = leafOf(socket)
+      if (options.admit === undefined || options.admit(leaf)) return
+      refuse(socket, { below, secret, alert: leaf ? 'access_denied' : 'certificate_required' })
+      throw new TunnelError(
+        'tls/refused',
+        leaf
+          ? 'Cannot admit visitor: its certificate is not among those allowed'
+          : 'Cannot admit visitor: it showed no certificate',
+      )
+    },
+  })
+}
+
+/** Sends the alert below TLS, half-closes, and lets the other end read it before the socket goes. */
+function refuse(
+  socket: tls.TLSSocket,
+  { below, secret, alert }: {
+    below: Duplex
+    secret: Buffer | undefined
+    alert: keyof typeof ALERT
+  },
+): void {
+  const record = secret && sealAlert(socket.getCipher().name, secret, ALERT[alert])
+  const timer = setTimeout(() => socket.destroy(), REFUSED_LINGER_MS)
+  socket.on('error', () => {})
+  socket.once('close', () => clearTimeout(timer))
+  // What the client still sends is read and dropped: unread bytes would make the close a reset.
+  socket.on('data', () => {})
+  socket.once('end', () => socket.destroy())
+  if (record) {
+    below.write(record)
+    below.end()
+  } else socket.end()
+}
+
+async function connect(options: TlsConnectOptions): Promise<TlsConn> {
+  const timeoutMs = options.timeoutMs ?? HANDSHAKE_MS
+  const startedMs = performance.now()
+  const host = options.target && 'host' in options.target ? bareHost(options.target.host) : ''
+  const name = options.servername ?? host
+  const carrier = options.carrier ?? await connectDuplex({ ...targetOf(options), timeoutMs })
+  const below = carrierOf(carrier, EMPTY)
+  let socket: tls.TLSSocket
+  try {
+    socket = tls.connect({
+      socket: below,
+      minVersion: 'TLSv1.2',
+      rejectUnauthorized: false,
+      // An address cannot be a server name (RFC 6066 §3).
+      ...(isIP(name) === 0 && name !== '' ? { servername: name } : {}),
+      ...(options.alpn ? { ALPNProtocols: [...options.alpn] } : {}),
+      ...(options.identity ? { cert: options.identity.cert, key: options.identity.key } : {}),
+      ...(options.ca ? { ca: [...options.ca] } : {}),
+    })
+  } catch (cause) {
+    below.destroy()
+    throw new TunnelError('tls/handshake', 'Cannot start TLS: the certificate is unusable', {
+      cause,
+    })
+  }
+  return handshake(socket, {
+    below,
+    event: 'secureConnect',
+    timeoutMs: Math.max(1, timeoutMs - (performance.now() - startedMs)),
+    subject: name || (options.target ? describeTarget(options.target) : 'peer'),
+    check() {
+      const leaf = leafOf(socket)
+      if (options.verify) options.verify(leaf ?? EMPTY)
+      else checkByAuthority(socket, name)
+    },
+  })
+}
+
+function targetOf(options: TlsConnectOptions): Target {
+  if (options.target) return options.target
+  throw new TunnelError('tls/target', 'Cannot connect: expected a target or a carrier')
+}
+
+function checkByAuthority(socket: tls.TLSSocket, name: string): void {
+  const problem = socket.authorized
+    ? tls.checkServerIdentity(name, socket.getPeerCertificate())
+    : socket.authorizationError
+  if (!problem) return
+  const said = problem instanceof Error
+    ? (problem as { code?: string }).code ?? problem.message
+    : String(problem)
+  throw new TunnelError('tls/untrusted', `Cannot trust certificate of ${name}: ${said}`, {
+    cause: problem,
+  })
+}
+
+async function peerCertificate(
+  target: Target & { servername?: string; timeoutMs?: number },
+): Promise<{ der: Uint8Array; fingerprint: Uint8Array }> {
+  let der: Uint8Array = EMPTY
+  const conn = await connect({
+    target,
+    ...(target.servername === undefined ? {} : { servername: target.servername }),
+    ...(target.timeoutMs === undefined ? {} : { timeoutMs: target.timeoutMs }),
+    verify: (leaf) => void (der = leaf),
+  })
+  conn.abort()
+  return { der, fingerprint: sha256(der) }
+}
+
+interface Handshake {
+  below: Duplex
+  event: 'secure' | 'secureConnect'
+  timeoutMs: number
+  subject: string
+  /** Throws to refuse. It closes the socket itself or leaves that to the caller of it. */
+  check(): void
+}
+
+function handshake(socket: tls.TLSSocket, options: Handshake): Promise<TlsConn> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(
+      () =>
+        fail(
+          new TunnelError(
+            'tls/timeout',
+            `Cannot finish TLS with ${options.subject}: no end within ${options.timeoutMs} ms`,
+          ),
+        ),
+      options.timeoutMs,
+    )
+    function release(): void {
+      clearTimeout(timer)
+      socket.removeListener(options.event, done)
+      socket.removeListener('close', closed)
+    }
+    function fail(error: TunnelError): void {
+      release()
+      reject(error)
+      socket.destroy()
+    }
+    function broken(error: Error): void {
+      fail(
+        new TunnelError(
+          'tls/handshake',
+          `Cannot finish TLS with ${options.subject}: ${
+            (error as { code?: string }).code ?? error.message
+          }`,
+          { cause: error },
+        ),
+      )
+    }
+    function closed(): void {
+      broken(new Error('the connection was closed'))
+    }
+    function done(): void {
+      try {
+        options.check()
+      } catch (error) {
+        release()
+        // A refusal that sent its own alert closes the socket when that is read.
+        if (!(error instanceof TunnelError && error.code === 'tls/refused')) socket.destroy()
+        reject(error)
+        return
+      }
+      release()
+      const conn = new HostTlsConn(socket, options.below)
+      socket.removeListener('error', broken)
+      resolve(conn)
+    }
+    // The listener stays after a failure: an error without one would end the process.
+    socket.on('error', broken)
+    socket.once('close', closed)
+    socket.once(options.event, done)
+  })
+}
+
+function leafOf(socket: tls.TLSSocket): Uint8Array | undefined {
+  const raw = socket.getPeerCertificate(true)?.raw
+  return raw && raw.length > 0 ? new Uint8Array(raw) : undefined
+}
+
+export function sha256(bytes: Uint8Array): Uint8Array {
+  return new Uint8Array(createHash('sha256').update(bytes).digest())
+}
