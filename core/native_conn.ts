@@ -166,8 +166,13 @@ export class NativeConn implements Conn {
     if (error) this.#error ??= error
     if (this.#closed) return
     this.#closed = true
-    // A close without a FIN from the peer is an abort.
-    if (!this.#readEnded) this.#error ??= new Error('connection reset')
+    if (!this.#readEnded) {
+      // After our own FIN the runtime tells the peer's by closing alone; otherwise it is an abort.
+      if (this.#shutdown && !this.#error) {
+        this.#readEnded = true
+        if (this.#handler && this.#early.length === 0) this.#handler.end()
+      } else this.#error ??= new Error('connection reset')
+    }
     if (this.#handler && this.#early.length === 0) this.#deliverClosed()
   }
 }

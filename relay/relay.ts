@@ -28,7 +28,7 @@ import type { Authorised, MemberOwner } from './member.ts'
 import type { Metrics } from './metrics.ts'
 import { PublicPorts } from './public_ports.ts'
 import type { PublicPortsNet } from './public_ports.ts'
-import { addressWho, quotaError, scopeWho } from './quota.ts'
+import { quotaError } from './quota.ts'
 import type { Quota } from './quota.ts'
 import type { Registry } from './registry.ts'
 import type { Settings } from './settings.ts'
@@ -105,7 +105,7 @@ export class Relay implements MemberOwner {
       outcome: (result) => this.#outcome(result),
     })
     const admits = (address: string, scope: string): boolean =>
-      quota.take('visitors', addressWho(address)).ok && quota.take('visitors', scopeWho(scope)).ok
+      quota.take('visitors', { address }).ok && quota.take('visitors', { scope }).ok
     const refused = (reason: string, fields: { address: string; serverName?: string }): void => {
       ports.metrics.refused.add({ reason: refusal(reason) })
       ports.log.info('visitor refused', { reason, ...fields })
@@ -189,7 +189,7 @@ export class Relay implements MemberOwner {
 
   /** A new link on `/v1/link/KEY`, already upgraded. */
   attach(socket: Socket, link: { key: string; address: string }): void {
-    const hold = this.#ports.quota.hold('links', addressWho(link.address))
+    const hold = this.#ports.quota.hold('links', { address: link.address })
     if (!hold.ok || this.links >= LINKS_MAX || this.#draining) {
       if (hold.ok) hold.release()
       socket.handle({ message() {}, closed() {} })
@@ -229,8 +229,8 @@ export class Relay implements MemberOwner {
     if (registry.isBlocked(undefined, authorised.scope)) {
       throw new TunnelError('relay/blocked', 'Cannot admit the link: its scope is blocked here')
     }
-    const hold = quota.hold('links', scopeWho(authorised.scope))
-    if (!hold.ok) throw quotaError(hold)
+    const hold = quota.hold('links', { scope: authorised.scope })
+    if (!hold.ok) throw quotaError(hold, 'the link')
     const held = this.#held.get(member)
     if (held) held.push(hold.release)
     else hold.release()

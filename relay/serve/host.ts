@@ -16,7 +16,7 @@ import type { AppPorts } from '../app.ts'
 import { Credentials } from '../credentials.ts'
 import { createLog } from '../log.ts'
 import { Metrics } from '../metrics.ts'
-import { Quota, scopeWho } from '../quota.ts'
+import { Quota } from '../quota.ts'
 import { Registry } from '../registry.ts'
 import type { Relay, RelayPorts } from '../relay.ts'
 import type { Settings } from '../settings.ts'
@@ -92,16 +92,16 @@ export async function openHost(options: {
     ...new Set([...settings.names, ...(isLocal(settings) ? ['127.0.0.1', 'localhost'] : [])]),
   ]
   const tls = await loadCertificate(settings, names, clock)
-  const quota = new Quota(clock)
+  const quota = new Quota(clock, { limits: settings.quotas })
   const metrics = new Metrics({ clock, version, runtime: options.runtime })
   const credentials = new Credentials({ store, crypto, clock })
   const registry = await Registry.open({
     store,
     crypto,
     clock,
-    namesMax: (scope) => quota.limit('names', scopeWho(scope)),
+    namesMax: (scope) => quota.limit('names', { scope }),
   })
-  const watches = [credentials.watch(), registry.watch()]
+  const watches = [await credentials.watch(), registry.watch()]
   const admin = await credentials.ensureAdmin()
   const relayIdentity: RelayIdentity = {
     seed: identity.seed,
