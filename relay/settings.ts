@@ -10,6 +10,7 @@ import { TunnelError } from '../core/errors.ts'
 import { isName } from '../core/key.ts'
 import { LOG_LEVELS } from './log.ts'
 import type { LogLevel } from './log.ts'
+import { QUOTA_DEFAULTS } from './quota.ts'
 
 export const ENVIRONMENT_PREFIX = 'SOTTO_RELAY_'
 const DOMAIN_LENGTH_MAX = 190
@@ -155,7 +156,7 @@ export const SETTINGS: readonly SettingLine[] = [
   }),
   line('quotas', 'quota', 'NAME=NUMBER', {
     without: "the relay's own",
-    expected: 'NAME=NUMBER with commas between',
+    expected: 'NAME=NUMBER with commas between, such as scope.links=100,address.visitors=50',
     help: 'Overrides of quotas.',
   }),
   line('graceSeconds', 'grace', 'SECONDS', {
@@ -382,11 +383,13 @@ function readRange(value: string): readonly [number, number] | undefined | null 
   return fits ? [first, last] : null
 }
 
+/** Null on a name that is no quota, a number that is none, or one quota twice. */
 function readQuotas(value: string): Record<string, number> | null {
   const quotas: Record<string, number> = {}
   for (const part of value.split(',').map((text) => text.trim()).filter(Boolean)) {
     const found = /^([a-zA-Z][a-zA-Z.]{0,62})=([0-9]{1,15})$/.exec(part)
-    if (!found || Object.hasOwn(quotas, found[1]!)) return null
+    if (!found || !Object.hasOwn(QUOTA_DEFAULTS, found[1]!)) return null
+    if (Object.hasOwn(quotas, found[1]!)) return null
     quotas[found[1]!] = Number(found[2])
   }
   return quotas

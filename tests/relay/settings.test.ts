@@ -75,9 +75,9 @@ test('ranges and quotas', () => {
   ])
   assert.equal(readSettings({ flags: { 'public-ports': '53' } }).publicPorts, [53, 53])
   assert.is(readSettings({ flags: { 'public-ports': 'none' } }).publicPorts, undefined)
-  assert.equal(readSettings({ flags: { quota: 'linksScope=5,names=9' } }).quotas, {
-    linksScope: 5,
-    names: 9,
+  assert.equal(readSettings({ flags: { quota: 'scope.links=5,address.names=9' } }).quotas, {
+    'scope.links': 5,
+    'address.names': 9,
   })
 })
 
@@ -92,7 +92,17 @@ test('each wrong value is refused by its own flag and by its own variable', () =
     'public-port': ['65536'],
     data: ['', 'a\0b'],
     'public-ports': ['', '0', '5-4', '1-65536', '1-10001', '1-2-3', 'a-b'],
-    quota: ['x', 'x=', 'x=-1', 'x=1.5', 'x=1,x=2', '=1', '__proto__=1'],
+    quota: [
+      'scope.links',
+      'scope.links=',
+      'scope.links=-1',
+      'scope.links=1.5',
+      'scope.links=1,scope.links=2',
+      '=1',
+      'links=1',
+      '__proto__=1',
+      'constructor=1',
+    ],
     grace: ['-1', '3601', 'soon'],
     'tls-cert': [''],
     'tls-key': [''],
