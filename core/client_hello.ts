@@ -138,7 +138,7 @@ export class HelloReader {
 
   /** Adds `chunk`. Once a verdict other than 'more' is out it stays, and no more is held. */
   push(chunk: Uint8Array): HelloVerdict {
-    if (this.#verdict.kind !== 'more' || chunk.length === 0) return this.#verdict
+    if (this.#verdict.kind !== 'more') return this.#verdict
     this.#append(chunk)
     const bytes = this.held
     this.#verdict = bytes[0] === TYPE_HANDSHAKE
@@ -208,7 +208,6 @@ function walkRecords(bytes: Uint8Array, cursor: Cursor): HelloVerdict {
     if (length === 0) return refuse('empty-record')
     if (length > FRAGMENT_BYTES_MAX) return refuse('record-overflow')
     const end = start + length
-    if (end > CLIENT_HELLO_BYTES_MAX) return refuse('too-long')
 
     let { headerBytes, header } = cursor
     const stop = Math.min(end, bytes.length)
@@ -403,7 +402,7 @@ const ENDS_IN_NUMBER = /(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)$/
 
 function judgeName(text: string): string | { refusal: HelloRefusal } {
   const bare = text.endsWith('.') ? text.slice(0, -1) : text
-  if (bare.length === 0 || bare.length > NAME_BYTES_MAX) return BAD_NAME
+  if (bare.length > NAME_BYTES_MAX) return BAD_NAME
   if (IPV6.test(bare)) return IP_LITERAL
   // Before lowering: the Kelvin sign, for one, lowers to a plain k.
   if (!NAME.test(bare)) return BAD_NAME
