@@ -102,8 +102,8 @@ export interface CredentialPage {
   scope?: string
   /** 1 to 1,000. */
   limit?: number
-  /** The last record of the page before. */
-  after?: Pick<CredentialRecord, 'id' | 'scope'>
+  /** The id of the last record of the page before. */
+  after?: string
 }
 
 /** As stored: the hash in hex beside the record. */
@@ -175,9 +175,12 @@ export class Credentials {
   /** Records of one scope, or of all, a page at a time, by scope and id. */
   async list({ scope, limit = LIST_MAX, after }: CredentialPage = {}): Promise<CredentialRecord[]> {
     if (scope !== undefined && !isName(scope)) return []
+    const last = after === undefined ? undefined : await this.#scopeOf(after)
+    // A page that began after an id which is forgotten meanwhile would begin anew: it ends.
+    if (after !== undefined && last === undefined) return []
     const entries = await this.#store.list(scope ? `credentials/${scope}/` : 'credentials/', {
       limit,
-      ...(after && { after: `credentials/${after.scope}/${after.id}` }),
+      ...(last !== undefined && { after: `credentials/${last}/${after}` }),
     })
     return entries.map(({ value }) => withoutHash(value as unknown as Kept))
   }
@@ -231,9 +234,11 @@ export class Credentials {
   }
 
   /** Sees what other processes on this store revoke, from this call on. */
-  async watch(options: WatchOptions = {}): Promise<Timer> {
-    this.#serial ??= revocations(await this.#store.get(REVOKED)).serial
-    return watch(this.#clock, () => this.#poll(), options)
+  watch(options: WatchOptions = {}): Timer {
+    const begun = this.#store.get(REVOKED).then((entry) => {
+      this.#serial ??= revocations(entry).serial
+    }, (error) => options.failed?.(error))
+    return watch(this.#clock, () => begun.then(() => this.#poll()), options)
   }
 
   /**
@@ -314,9 +319,9 @@ export class Credentials {
 
   async #poll(): Promise<void> {
     const { serial, recent } = revocations(await this.#store.get(REVOKED))
-    const fresh = serial - this.#serial!
-    if (fresh === 0) return
+    const fresh = serial - (this.#serial ?? serial)
     this.#serial = serial
+    if (fresh === 0) return
     const news = fresh > 0 && fresh <= recent.length
       ? recent.slice(recent.length - fresh)
       : await this.#allRevoked()

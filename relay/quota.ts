@@ -20,8 +20,10 @@ export type RateKind = 'visitors' | 'bytes' | 'requests' | 'failures'
 /** Counted while held. `names` is kept by the registry, which asks `limit`. */
 export type GaugeKind = 'links' | 'streams' | 'connections' | 'names'
 
+/** Whom it counts against, in one string: for callers that ask often, by the two functions below. */
+export type Holder = `scope ${string}` | `address ${string}`
 /** Whom it counts against. */
-export type Who = { scope: string } | { address: string }
+export type Who = Holder | { scope: string } | { address: string }
 
 /**
  * Defaults. A rate is a number a second, with `Burst` the most at once after a pause; a gauge is a
@@ -176,8 +178,9 @@ export class Quota {
   }
 
   #limit(name: string, who: Who): number {
-    if ('address' in who) return this.#limits[`address.${name}`]!
-    return this.#scopes.get(who.scope)?.[name] ?? this.#limits[`scope.${name}`]!
+    const key = holder(who)
+    if (key.startsWith('address ')) return this.#limits[`address.${name}`]!
+    return this.#scopes.get(key.slice('scope '.length))?.[name] ?? this.#limits[`scope.${name}`]!
   }
 
   /** Forgets buckets that are full again, and at the cap the one unused for longest. */
@@ -193,8 +196,30 @@ export class Quota {
   }
 }
 
+export function scopeWho(scope: string): Holder {
+  return `scope ${scope}`
+}
+
+/** All addresses of one holder are one: IPv4 whole, IPv6 by its /64, IPv4 mapped into IPv6 as IPv4. */
+export function addressWho(address: string): Holder {
+  if (!address.includes(':')) return `address ${address.slice(0, 64)}`
+  const mapped = /^::ffff:([0-9.]+)$/i.exec(address)
+  if (mapped) return `address ${mapped[1]!}`
+  const [plain] = address.toLowerCase().split('%') as [string]
+  const [front, back] = plain.split('::') as [string, string?]
+  const head = front === '' ? [] : front.split(':')
+  const tail = back === undefined || back === '' ? [] : back.split(':')
+  const fill = back === undefined ? 0 : Math.max(0, 8 - head.length - tail.length)
+  const groups = [...head, ...Array<string>(fill).fill('0'), ...tail].slice(0, 4)
+  const network = groups.map((group) => group.slice(0, 4).replace(/^0+(?=.)/, '')).join(':')
+  return `address ${network}::/64`
+}
+
 /** A `quota/exceeded` that says which limit, and when to come back. */
-export function quotaError({ kind, limit, retryAfterMs }: Refusal, subject: string): TunnelError {
+export function quotaError(
+  { kind, limit, retryAfterMs }: Refusal,
+  subject = 'the request',
+): TunnelError {
   return new TunnelError(
     'quota/exceeded',
     `Cannot admit ${subject}: the quota of ${limit} ${kind} is used up`,
@@ -202,22 +227,9 @@ export function quotaError({ kind, limit, retryAfterMs }: Refusal, subject: stri
   )
 }
 
-/** One name for all addresses of one holder: IPv4 whole, IPv6 by its /64, mapped IPv4 as IPv4. */
-export function addressHolder(address: string): string {
-  if (!address.includes(':')) return address.slice(0, 64)
-  const mapped = /^::ffff:([0-9.]+)$/i.exec(address)
-  if (mapped) return mapped[1]!
-  const [plain] = address.toLowerCase().split('%') as [string]
-  const [front, back] = plain.split('::') as [string, string?]
-  const head = front === '' ? [] : front.split(':')
-  const tail = back === undefined || back === '' ? [] : back.split(':')
-  const fill = back === undefined ? 0 : Math.max(0, 8 - head.length - tail.length)
-  const groups = [...head, ...Array<string>(fill).fill('0'), ...tail].slice(0, 4)
-  return `${groups.map((group) => group.slice(0, 4).replace(/^0+(?=.)/, '')).join(':')}::/64`
-}
-
-function holder(who: Who): string {
-  return 'address' in who ? `address ${addressHolder(who.address)}` : `scope ${who.scope}`
+function holder(who: Who): Holder {
+  if (typeof who === 'string') return who
+  return 'address' in who ? addressWho(who.address) : scopeWho(who.scope)
 }
 
 /** Throws `quota/setting`. A rate that is set without its burst gets a second's worth of burst. */

@@ -192,9 +192,9 @@ export class Registry {
     return await this.#blocks.remove(what)
   }
 
-  /** From memory, for every visitor; an empty name asks for the scope alone. */
-  isBlocked(name: string | undefined, scope: string): boolean {
-    return this.#blocks.find(name, scope) !== undefined
+  /** The block that holds, from memory, for every visitor; no name asks for the scope alone. */
+  isBlocked(name: string | undefined, scope: string): Block | undefined {
+    return this.#blocks.find(name, scope)
   }
 
   blocks(): Block[] {

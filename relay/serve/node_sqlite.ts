@@ -1,0 +1,22 @@
+/** The relay's database on Node and Deno: `node:sqlite` behind the port of relay/store/sqlite.ts. */
+import { chmodSync, closeSync, mkdirSync, openSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
+import type { Store } from '../store/store.ts'
+import { storeError } from '../store/store.ts'
+import { sqliteStore } from '../store/sqlite.ts'
+
+/**
+ * Opens `path`, or makes it: the file 0600, its directory 0700. SQLite gives the files beside it
+ * (`-wal`, `-shm`) the rights of the file itself. Throws as `sqliteStore` does.
+ */
+export function nodeSqliteStore(path: string): Store {
+  try {
+    mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
+    closeSync(openSync(path, 'a', 0o600))
+    chmodSync(path, 0o600)
+    return sqliteStore(new DatabaseSync(path))
+  } catch (error) {
+    throw storeError(error, `open the store ${path}`)
+  }
+}
