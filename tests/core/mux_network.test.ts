@@ -401,19 +401,18 @@ test('the link dies in the middle: every stream on both ends is told, nothing is
 
 test('splice() of two streams carries bytes and half-close through a middle mux', async () => {
   // agent A ── link 1 ── relay ── link 2 ── agent B, joined in the relay as bytes.
-  let out: Joined | undefined
   const ends: End[] = []
   const network = { seed: 7, delayMs: 3, bytesPerMs: 3000 }
   const plan: Plan = { bytes: 500_000, chunk: 50_000, pauseEvery: 40_000, pauseMs: 9, resetAt: -1 }
-  out = join(network, {
+  const out: Joined = join(network, {
     agent(stream) {
       stream.accept()
-      ends.push(drive(out!.clock, stream, { plan, sends: 1, receives: 0 }))
+      ends.push(drive(out.clock, stream, { plan, sends: 1, receives: 0 }))
     },
   })
   const inward = join(network, {
     relay(stream) {
-      const onward = out!.relay.open(VISIT_TO_WEB)
+      const onward = out.relay.open(VISIT_TO_WEB)
       onward.onAccept = () => {
         stream.accept()
         splice(stream, onward)
@@ -427,7 +426,7 @@ test('splice() of two streams carries bytes and half-close through a middle mux'
   })
   ends.push(first)
   const done = await runUntil(inward.clock, () => {
-    out!.clock.advance(1)
+    out.clock.advance(1)
     return ends.length === 2 && ends.every((end) => end.closed)
   }, { limitMs: 20_000 })
   assert.ok(done)
