@@ -32,7 +32,7 @@ const EMPTY = new Uint8Array(0)
 
 export const hostTls: Tls = { serve, connect, peerCertificate }
 
-class HostTlsConn extends DuplexConn<tls.TLSSocket> implements TlsConn {
+export class HostTlsConn extends DuplexConn<tls.TLSSocket> implements TlsConn {
   readonly alpn: string | false
   readonly servername: string | undefined
   readonly version: string

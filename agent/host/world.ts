@@ -1,0 +1,41 @@
+/** Gathers the one `World` of this process. Called once, by `main.ts`. */
+import * as nodeCrypto from 'node:crypto'
+import * as os from 'node:os'
+import { fastCrypto } from '../../core/crypto.ts'
+import type { World } from '../world.ts'
+import { hostFiles } from './files.ts'
+import { hostHttp } from './http.ts'
+import { hostClock, hostTerminal, stopSignal } from './process.ts'
+import { connect, connectDuplex, listen } from './tcp.ts'
+import { hostTls } from './tls.ts'
+import { openUdp } from './udp.ts'
+import { hostLink } from './websocket.ts'
+
+/** `signal` stands in for the process's own signals, in tests. */
+export function hostWorld(options: { signal?: AbortSignal } = {}): World {
+  return {
+    env: process.env,
+    clock: hostClock,
+    crypto: fastCrypto(nodeCrypto),
+    files: hostFiles,
+    net: { connect, connectDuplex, listen, udp: openUdp },
+    tls: hostTls,
+    link: hostLink,
+    http: hostHttp,
+    signal: options.signal ?? stopSignal(),
+    terminal: hostTerminal(),
+    hostname: os.hostname(),
+    username: userName(),
+    home: os.homedir(),
+    pid: process.pid,
+  }
+}
+
+function userName(): string {
+  try {
+    return os.userInfo().username
+  } catch {
+    // A user without an entry in the system's list, as in many containers.
+    return process.env['USER'] ?? 'user'
+  }
+}
