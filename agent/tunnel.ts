@@ -19,8 +19,6 @@ import type { TlsConn, TlsIdentity, World } from './world.ts'
 
 /** Visitors of one tunnel at once. */
 const VISITORS_MAX = 512
-/** A UDP flow without a packet for so long is over. */
-const FLOW_IDLE_MS = 60_000
 
 export type TunnelKind = 'http' | 'tcp' | 'udp'
 export type TunnelMode = 'verified' | 'inspectable' | 'raw'
@@ -255,7 +253,7 @@ export class Tunnel {
   /** One visitor of a UDP port: a socket of its own towards the upstream, so that answers find back. */
   async #flow(stream: Stream): Promise<void> {
     const { upstream } = this.options
-    const { net, clock } = this.#world
+    const { net } = this.#world
     if (upstream.kind !== 'tcp') return stream.reset(RESET.unreachable, 'no UDP upstream')
     this.#visitors++
     this.total++
@@ -269,29 +267,16 @@ export class Tunnel {
       this.options.onTrouble?.(asTunnelError(error, 'upstream/unreachable'))
       return stream.reset(RESET.unreachable, 'upstream')
     }
-    let heardMs = clock.monotonic()
-    let open = true
     const close = (): void => {
-      if (!open) return
-      open = false
       this.#visitors--
-      idle.cancel()
       socket.close()
     }
-    const check = (): void => {
-      const quietMs = clock.monotonic() - heardMs
-      if (quietMs >= FLOW_IDLE_MS) stream.reset(RESET.timeout, 'idle')
-      else idle = clock.after(FLOW_IDLE_MS - quietMs, check)
-    }
-    let idle = clock.after(FLOW_IDLE_MS, check)
     const send = (datagram: Uint8Array): void => {
-      heardMs = clock.monotonic()
       this.#bytesIn += datagram.length
       socket.send(datagram)
     }
     socket.handle({
       message: (datagram) => {
-        heardMs = clock.monotonic()
         this.#bytesOut += datagram.length
         stream.sendPacket(datagram)
       },

@@ -225,7 +225,8 @@ export interface HttpHandler {
 }
 
 export interface HttpServer {
-  accept(conn: TlsConn): void
+  /** Serves one connection; resolves when it is closed. `visitor` is whom its requests come from. */
+  accept(conn: TlsConn, visitor: { address: string; port: number }): Promise<void>
   /** Ends idle connections; running exchanges finish. */
   close(): void
 }
@@ -247,7 +248,8 @@ export interface HttpIncoming extends HttpBody {
   /** As on the request line. */
   readonly target: string
   readonly headers: HeaderList
-  readonly remoteAddress: string
+  /** The visitor, as `HttpServer.accept` was told. */
+  readonly visitor: { readonly address: string; readonly port: number }
 }
 
 /** A body going out; the shape of `Conn`'s writing half. */

@@ -3,6 +3,8 @@
  * and the apps wildcard. Agents need no CA for it, because the relay's identity signs its
  * fingerprint in the challenge; browsers will warn, and are told so by the docs.
  */
+// The library finds its classes by decorators, and wants this polyfill before it.
+import 'reflect-metadata'
 import * as x509 from '@peculiar/x509'
 
 /** Validity; made anew when less than a third is left. */

@@ -13,12 +13,12 @@ import {
   FRAME,
   readdress,
   RESET,
-  WINDOW_BYTES_MAX,
   WINDOW_INITIAL_BYTES,
 } from '../core/frame.ts'
 import type { Frame, Visit } from '../core/frame.ts'
 import { TunnelError } from '../core/errors.ts'
 import type { Stream } from '../core/mux.ts'
+import { Allowance } from '../core/window.ts'
 import { BulkPool } from './bulk.ts'
 import { CLOSE } from './member.ts'
 import type { Member } from './member.ts'
@@ -88,7 +88,7 @@ interface Join {
   readonly members: [visit: Member, home: Member]
   readonly ids: [visit: number, home: number]
   /** What each end may still send. */
-  readonly allowance: [visit: number, home: number]
+  readonly allowance: [visit: Allowance, home: Allowance]
   readonly ended: [boolean, boolean]
   endpoint: string
 }
@@ -213,7 +213,7 @@ export class Hub {
   }
 
   #join(member: Member, frame: Frame): void {
-    member.mux.seen(frame.id)
+    if (!member.mux.seen(frame.id)) return
     const visit = decodeVisit(frame.payload)
     const refuse = (code: number, reason: string): void =>
       member.send('reset', frame.id, encodeReset(code, reason))
@@ -227,7 +227,7 @@ export class Hub {
     const join: Join = {
       members: [member, home],
       ids: [frame.id, id],
-      allowance: [WINDOW_INITIAL_BYTES, visit.windowBytes],
+      allowance: [new Allowance(WINDOW_INITIAL_BYTES), new Allowance(visit.windowBytes)],
       ended: [false, false],
       endpoint: visit.endpoint,
     }
@@ -242,8 +242,7 @@ export class Hub {
     switch (frame.type) {
       case FRAME.data: {
         const length = frame.payload.length
-        join.allowance[side] -= length
-        if (join.allowance[side] < 0 || join.ended[side]) {
+        if (join.ended[side] || !join.allowance[side].spend(length)) {
           const overdrawn = !join.ended[side]
           if (overdrawn) this.#events.overdrawn(join.members[side])
           return this.#end(join, overdrawn ? RESET.overdrawn : RESET.protocol)
@@ -252,8 +251,9 @@ export class Hub {
         break
       }
       case FRAME.credit:
-        join.allowance[other] += decodeCredit(frame.payload)
-        if (join.allowance[other] > WINDOW_BYTES_MAX * 2) return this.#end(join, RESET.protocol)
+        if (!join.allowance[other].grant(decodeCredit(frame.payload))) {
+          return this.#end(join, RESET.protocol)
+        }
         break
       case FRAME.fin:
         if (join.ended[side]) return this.#end(join, RESET.protocol)

@@ -1,18 +1,15 @@
 /**
  * Raw public ports: a TCP or UDP port of the relay that leads to one endpoint, for protocols that
  * bring their own encryption. TCP visitors are spliced like any other; each UDP visitor is a flow, a
- * packet channel of its own that ends when it is quiet.
+ * packet channel of its own that its stream ends when it is quiet.
  */
 import { EMPTY } from '../core/bytes.ts'
-import type { Clock, Timer } from '../core/clock.ts'
 import { TunnelError } from '../core/errors.ts'
 import type { Stream } from '../core/mux.ts'
 import type { Conn, Listener } from '../core/socket.ts'
 import type { Endpoint, Endpoints } from './endpoints.ts'
 import type { Visitors } from './visitors.ts'
 
-/** A flow without a packet in either direction for so long is over (RFC 4787 REQ-5 asks for 2 minutes of NATs; ours are remade by the next packet). */
-export const FLOW_IDLE_MS = 60_000
 /** Flows of one port; more visitors are dropped, not queued. */
 const FLOWS_MAX = 4096
 /** Answers may exceed what a visitor sent by this much until it has sent more: no amplification of forged addresses. */
@@ -38,7 +35,6 @@ export interface PublicPortsNet {
 
 export interface PublicPortsPorts {
   net: PublicPortsNet
-  clock: Clock
   endpoints: Endpoints
   visitors: Visitors
   host: string
@@ -50,8 +46,6 @@ export interface PublicPortsPorts {
 
 interface Flow {
   stream: Stream
-  idle: Timer
-  heardMs: number
   bytesIn: number
   bytesOut: number
   packetsIn: number
@@ -173,7 +167,6 @@ export class PublicPorts {
         const id = `${from.address} ${from.port}`
         const flow = flows.get(id) ?? this.#flow(name, { flows, id, from, datagrams })
         if (!flow) return this.#ports.packets(1, 'dropped')
-        flow.heardMs = this.#ports.clock.monotonic()
         flow.bytesIn += bytes.length
         flow.packetsIn++
         this.#ports.packets(1, 'in')
@@ -197,7 +190,7 @@ export class PublicPorts {
     },
   ): Flow | undefined {
     const { flows, id, from, datagrams } = made
-    const { clock, endpoints } = this.#ports
+    const { endpoints } = this.#ports
     const endpoint = endpoints.get(name)
     if (flows.size >= FLOWS_MAX || !this.#admits(endpoint, from.address)) return undefined
     const serving = endpoints.pick(endpoint)[0]
@@ -211,17 +204,10 @@ export class PublicPorts {
     serving.active++
     const flow: Flow = {
       stream,
-      idle: clock.after(FLOW_IDLE_MS, () => check()),
-      heardMs: clock.monotonic(),
       bytesIn: 0,
       bytesOut: 0,
       packetsIn: 0,
       packetsOut: 0,
-    }
-    const check = (): void => {
-      const quietMs = clock.monotonic() - flow.heardMs
-      if (quietMs >= FLOW_IDLE_MS) stream.reset(5)
-      else flow.idle = clock.after(FLOW_IDLE_MS - quietMs, check)
     }
     stream.onPacket = (bytes) => {
       const proven = flow.packetsIn >= PROVEN_PACKETS && flow.packetsOut > 0
@@ -229,7 +215,6 @@ export class PublicPorts {
       if (!proven && flow.bytesOut + bytes.length > allowed) {
         return this.#ports.packets(1, 'dropped')
       }
-      flow.heardMs = clock.monotonic()
       flow.bytesOut += bytes.length
       flow.packetsOut++
       this.#ports.packets(1, 'out')
@@ -240,7 +225,6 @@ export class PublicPorts {
       end: () => {},
       closed: () => {
         serving.active--
-        flow.idle.cancel()
         flows.delete(id)
       },
     })

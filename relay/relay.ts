@@ -127,7 +127,6 @@ export class Relay implements MemberOwner {
     })
     this.publicPorts = ports.net && new PublicPorts({
       net: ports.net,
-      clock,
       endpoints: this.endpoints,
       visitors: this.visitors,
       host: settings.host,

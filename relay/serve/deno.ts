@@ -1,0 +1,6 @@
+// The relay on self-hosted Deno: the Node adapter, whose sockets can pause and say what is buffered.
+// `deno task relay`.
+import { startRelay } from './node.ts'
+import { runProgram } from './program.ts'
+
+await runProgram((settings) => startRelay(settings, { runtime: `deno ${Deno.version.deno}` }))
