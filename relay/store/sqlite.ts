@@ -16,6 +16,8 @@ export interface SqlStatement {
   // Bun, Node and Deno declare parameters and rows each in their own way.
   // deno-lint-ignore no-explicit-any
   all(...parameters: any[]): unknown[]
+  /** Bun keeps the file open until every statement was finalized; Node does it by itself. */
+  finalize?(): void
 }
 
 /** The members that `Database` of `bun:sqlite` and `DatabaseSync` of `node:sqlite` share. */
@@ -36,7 +38,19 @@ export function sqliteStore(database: SqlPort): Store {
     return statement.all(...parameters) as Record<string, unknown>[]
   }
   // Not remembered: a PRAGMA is said once, and a statement of a schema that changes must not be.
-  const pragma = (text: string): void => void database.prepare(`PRAGMA ${text}`).all()
+  const pragma = (text: string): void => {
+    const statement = database.prepare(`PRAGMA ${text}`)
+    try {
+      statement.all()
+    } finally {
+      statement.finalize?.()
+    }
+  }
+  const close = (): void => {
+    for (const statement of statements.values()) statement.finalize?.()
+    statements.clear()
+    database.close()
+  }
   const transaction = <Result>(run: () => Result): Result => {
     rows('BEGIN IMMEDIATE')
     let result: Result
@@ -59,9 +73,9 @@ export function sqliteStore(database: SqlPort): Store {
     // A revocation that was reported done has to survive a power cut.
     pragma('synchronous = FULL')
     pragma(`journal_size_limit = ${LOG_BYTES_MAX}`)
-    return tableStore({ rows, transaction, close: () => database.close() })
+    return tableStore({ rows, transaction, close })
   } catch (error) {
-    database.close()
+    close()
     throw error
   }
 }

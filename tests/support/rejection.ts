@@ -1,0 +1,13 @@
+/** The code with which a promise is refused; anything but a TunnelError is thrown on. */
+import { TunnelError } from '../../core/errors.ts'
+
+/** Undefined when it resolves. */
+export async function rejection(promise: Promise<unknown>): Promise<string | undefined> {
+  try {
+    await promise
+  } catch (error) {
+    if (error instanceof TunnelError) return error.code
+    throw error
+  }
+  return undefined
+}
