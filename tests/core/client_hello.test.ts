@@ -207,6 +207,11 @@ test('a reader moves what it holds a few times, not once a byte', () => {
   assert.equal(reader.held, bytes)
   assert.is(reader.held.buffer.byteLength, CLIENT_HELLO_BYTES_MAX)
   assert.ok(buffers.size <= 8, `${buffers.size} buffers`)
+
+  const odd = new HelloReader()
+  for (let at = 0; at < bytes.length; at += 1448) odd.push(bytes.subarray(at, at + 1448))
+  assert.equal(odd.held, bytes)
+  assert.is(odd.held.buffer.byteLength, CLIENT_HELLO_BYTES_MAX)
 })
 
 test('a reader keeps its own copy and takes empty pieces', () => {
