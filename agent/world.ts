@@ -272,6 +272,8 @@ export interface HttpOutgoing extends HttpSending {
 export interface HttpUpgrade {
   /** With 101: the bytes of both directions. Any other status ends the connection after `body`. */
   respond(status: number, headers: HeaderList, body?: Uint8Array): Conn | undefined
+  /** The visitor went away before it was answered. */
+  onClose(run: () => void): void
 }
 
 export interface HttpRequestOptions {

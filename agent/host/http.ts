@@ -38,6 +38,9 @@ const IDLE_MS = 4_000
 const SOCKETS_MAX = 1_024
 const EMPTY = new Uint8Array(0)
 
+type Visitor = HttpIncoming['visitor']
+const NOBODY: Visitor = { address: '', port: 0 }
+
 export const hostHttp: HttpPort = { server, request }
 
 const agentOptions = {
@@ -56,15 +59,23 @@ function server(handler: HttpHandler): HttpServer {
     keepAliveTimeout: KEEP_ALIVE_MS,
     noDelay: true,
   })
-  const open = new Set<Duplex>()
+  const open = new Map<Duplex, Visitor>()
+  function visitorOf(request: http.IncomingMessage): Visitor {
+    return open.get(request.socket) ?? NOBODY
+  }
   inner.on('request', (request, response) => {
-    handler.request(incoming(request), new Outgoing(response))
+    handler.request(incoming(request, visitorOf(request)), new Outgoing(response))
   })
   inner.on('upgrade', (request: http.IncomingMessage, socket: Duplex, head: Buffer) => {
     // Without a listener an abort here would end the process.
     socket.on('error', () => {})
-    handler.upgrade(incoming(request), {
+    let answered = false
+    handler.upgrade(incoming(request, visitorOf(request)), {
+      onClose(run) {
+        socket.once('close', () => answered || run())
+      },
       respond(status, headers, body) {
+        answered = true
         socket.write(headBytes(status, headers))
         if (status !== 101) {
           socket.end(body ?? EMPTY)
@@ -80,30 +91,35 @@ function server(handler: HttpHandler): HttpServer {
     else socket.destroy()
   })
   return {
-    accept(conn: TlsConn) {
+    accept(conn: TlsConn, visitor: Visitor) {
       // A TLSSocket over a Duplex does not say when it is full; the Conn above it does.
       const socket = conn instanceof HostTlsConn && !conn.below
         ? conn.detach()
         : new ConnDuplex(conn, EMPTY)
       socket.on('error', () => {})
-      open.add(socket)
-      socket.once('close', () => open.delete(socket))
-      inner.emit('connection', socket)
+      open.set(socket, visitor)
+      return new Promise((resolve) => {
+        socket.once('close', () => {
+          open.delete(socket)
+          resolve()
+        })
+        inner.emit('connection', socket)
+      })
     },
     close() {
       inner.close()
       inner.closeIdleConnections()
-      for (const socket of open) socket.destroy()
+      for (const socket of open.keys()) socket.destroy()
     },
   }
 }
 
-function incoming(request: http.IncomingMessage): HttpIncoming {
+function incoming(request: http.IncomingMessage, visitor: Visitor): HttpIncoming {
   return Object.assign(body(request), {
     method: request.method ?? 'GET',
     target: request.url ?? '/',
     headers: pairs(request.rawHeaders),
-    remoteAddress: request.socket.remoteAddress ?? '',
+    visitor,
   })
 }
 
