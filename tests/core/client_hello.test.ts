@@ -427,11 +427,16 @@ test('an alert is a record of seven bytes', () => {
   assert.is(hex(encodeAlert(TLS_ALERTS.decode_error, 0x0301)), '15030100020232')
 })
 
+/** What a live test opened, closed after it whether it held or not. */
+const opened: (() => Promise<unknown>)[] = []
+test.after.each(async () => {
+  for (const close of opened.splice(0).reverse()) await close()
+})
+
 /** A port that reads each visitor's hello, then sends `reply` (or nothing) and half-closes. */
 async function listen(reply: Uint8Array): Promise<{
   port: number
   heard: Promise<{ verdict: HelloVerdict; bytes: Uint8Array }>
-  close: () => Promise<void>
 }> {
   const sockets = new Set<Socket>()
   const server = createServer()
@@ -450,12 +455,13 @@ async function listen(reply: Uint8Array): Promise<{
   })
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
-  const close = async (): Promise<void> => {
+  opened.push(() => {
     for (const socket of sockets) socket.destroy()
+    const closed = once(server, 'close')
     server.close()
-    await once(server, 'close')
-  }
-  return { port: (server.address() as AddressInfo).port, heard, close }
+    return closed
+  })
+  return { port: (server.address() as AddressInfo).port, heard }
 }
 
 test('the TLS client of this runtime is understood, and understands the alert', async () => {
@@ -467,6 +473,7 @@ test('the TLS client of this runtime is understood, and understands the alert', 
     ALPNProtocols: ['h2', 'http/1.1'],
     rejectUnauthorized: false,
   })
+  opened.push(async () => client.destroy())
   const failed = new Promise<Error>((resolve) => client.once('error', resolve))
   const { verdict, bytes } = await door.heard
   assert.ok(verdict.kind === 'hello', JSON.stringify(verdict))
@@ -478,8 +485,6 @@ test('the TLS client of this runtime is understood, and understands the alert', 
   const error = await failed as Error & { code?: string }
   // OpenSSL and BoringSSL name the alert in the code, rustls in the message.
   assert.match(`${error.code} ${error.message}`, /unrecogni[sz]ed.?name/i)
-  client.destroy()
-  await door.close()
 })
 
 const CLIENTS: [name: string, args: (port: number) => string[], told: RegExp][] = [
@@ -502,6 +507,7 @@ for (const [client, args, told] of CLIENTS) {
     test(`${client} is understood, and understands the alert`, async () => {
       const door = await listen(encodeAlert(TLS_ALERTS.unrecognized_name))
       const child = spawn(client, args(door.port), { stdio: ['ignore', 'pipe', 'pipe'] })
+      opened.push(async () => child.kill('SIGKILL'))
       let output = ''
       child.stdout.on('data', (text) => output += text)
       child.stderr.on('data', (text) => output += text)
@@ -512,7 +518,6 @@ for (const [client, args, told] of CLIENTS) {
       agree(bytes)
       await ended
       assert.match(output, told)
-      await door.close()
     })
   }
 }
