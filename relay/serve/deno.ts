@@ -3,4 +3,7 @@
 import { startRelay } from './node.ts'
 import { runProgram } from './program.ts'
 
+/** The one thing asked of Deno's own API. */
+declare const Deno: { readonly version: { readonly deno: string } }
+
 await runProgram((settings) => startRelay(settings, { runtime: `deno ${Deno.version.deno}` }))
