@@ -1,0 +1,52 @@
+/**
+ * The entry of all benchmarks: one file a question, rivals beside us in the same run.
+ *
+ *     npm run bench -- NAME [--only CONTENDER,…] [--races RACE,…] [--rounds N] [--quick]
+ *
+ * `--only` and `--races` take beginnings of names. `--quick` is one short round, to see that everything
+ * runs: its figures go to a file of their own and are not to be quoted.
+ */
+import { parseArgs } from 'node:util'
+import { idle } from './idle.ts'
+import { tunnel } from './tunnel.ts'
+
+/** Rounds of a run that is to be quoted. */
+const ROUNDS = 5
+
+export interface BenchOptions {
+  only: string[] | undefined
+  races: string[] | undefined
+  rounds: number
+  quick: boolean
+}
+
+const BENCHMARKS: Record<string, (options: BenchOptions) => Promise<void>> = { tunnel, idle }
+
+const USAGE =
+  `usage: npm run bench -- NAME [--only CONTENDER,…] [--races RACE,…] [--rounds N] [--quick]
+benchmarks: ${Object.keys(BENCHMARKS).join(', ')}`
+
+async function main(): Promise<void> {
+  const { values, positionals } = parseArgs({
+    args: process.argv.slice(2),
+    allowPositionals: true,
+    options: {
+      only: { type: 'string' },
+      races: { type: 'string' },
+      rounds: { type: 'string' },
+      quick: { type: 'boolean', default: false },
+      help: { type: 'boolean', default: false },
+    },
+  })
+  const run = BENCHMARKS[positionals[0] ?? '']
+  const rounds = Number(values.rounds ?? (values.quick ? 1 : ROUNDS))
+  if (!run || values.help || !Number.isInteger(rounds) || rounds < 1) {
+    console.error(USAGE)
+    process.exit(values.help ? 0 : 2)
+  }
+  const names = (text: string | undefined) => text?.split(',').map((name) => name.trim())
+  await run({ only: names(values.only), races: names(values.races), rounds, quick: values.quick })
+}
+
+await main()
+process.exit(0)

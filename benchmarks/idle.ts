@@ -1,0 +1,167 @@
+/**
+ * What does an idle agent cost its relay? One process opens N idle clients (`idle_client.ts`); what the
+ * relay's resident memory grew by, divided by N. The relay is started anew for each count, meets a few
+ * clients first (code, buffers and pools that it makes once), and gets time to settle.
+ */
+import { fileURLToPath } from 'node:url'
+import { writeFileSync } from 'node:fs'
+import type { BenchOptions } from './bench.ts'
+import { Lab, residentBytes, type Spawned, which } from './lab.ts'
+import {
+  checkGoals,
+  Columns,
+  emptyReport,
+  type Goal,
+  markdown,
+  type Report,
+  save,
+} from './report.ts'
+import { idleSotto } from './sotto.ts'
+
+const CLIENT = fileURLToPath(new URL('idle_client.ts', import.meta.url))
+const COUNTS = [1000, 10_000]
+const COUNTS_QUICK = [1000]
+/** Clients met, and gone again, before the count starts. */
+const WARM_UP_CLIENTS = 50
+const SETTLE_MS = 3000
+/** Memory hardly differs between rounds. */
+const ROUNDS_MAX = 3
+
+export const IDLE_RACES = COUNTS.map((count) => `idle ${count}`)
+
+const OURS = ['sotto', 'sotto tls']
+export const IDLE_GOALS: Goal[] = [
+  ...IDLE_RACES.flatMap((race) =>
+    ['derper', 'iroh-relay'].map((theirs) => ({
+      says: `memory of an idle agent, ${race}, ÷ ${theirs}`,
+      race,
+      ours: 'sotto',
+      theirs,
+      factor: 1,
+    }))
+  ),
+  ...IDLE_RACES.map((race) => ({
+    says: `memory of an idle agent with TLS, ${race}, ÷ 12 KiB`,
+    race,
+    ours: 'sotto tls',
+    theirs: 12,
+    factor: 1,
+  })),
+]
+
+/** A relay that idle clients can be opened to. */
+export interface IdleRelay {
+  name: string
+  missing(): string | undefined
+  start(lab: Lab): Promise<{ relay: Spawned; client: (count: number) => string[] }>
+}
+
+const derper: IdleRelay = {
+  name: 'derper',
+  missing: () => (which('derper') ? undefined : 'no derper here'),
+  async start(lab) {
+    const port = await lab.freePort()
+    const relay = lab.spawn('derper', [
+      ...[which('derper')!, '-a', `127.0.0.1:${port}`, '-http-port', '-1', '-stun=false'],
+      ...['-c', lab.path('derper.json'), '-hostname', 'localhost'],
+    ])
+    await lab.listens(port, relay)
+    return { relay, client: (count) => [process.execPath, CLIENT, 'derper', `${port}`, `${count}`] }
+  },
+}
+
+const irohRelay: IdleRelay = {
+  name: 'iroh-relay',
+  missing: () => (which('iroh-relay') ? undefined : 'no iroh-relay here'),
+  async start(lab) {
+    const port = await lab.freePort()
+    const file = lab.path('iroh-relay.toml')
+    writeFileSync(file, `http_bind_addr = "127.0.0.1:${port}"\nenable_metrics = false\n`)
+    const relay = lab.spawn('iroh-relay', [which('iroh-relay')!, '--config-path', file], {
+      env: { RUST_LOG: 'error' },
+    })
+    await lab.listens(port, relay)
+    return {
+      relay,
+      client: (count) => [process.execPath, CLIENT, 'iroh-relay', `${port}`, `${count}`],
+    }
+  },
+}
+
+async function settledBytes(relay: Spawned): Promise<number> {
+  await Bun.sleep(SETTLE_MS)
+  return residentBytes([relay.pid])
+}
+
+/** KiB of resident memory for each of `count` idle clients. */
+async function measure(lab: Lab, kind: IdleRelay, count: number): Promise<number> {
+  const { relay, client } = await kind.start(lab)
+  try {
+    const hold = async (clients: number) => {
+      const holder = lab.spawn(`${kind.name} clients`, client(clients))
+      await lab.until(holder, `open ${clients} clients`, () => holder.log().includes('"open"'), {
+        msMax: 5000 + clients * 20,
+      })
+      return holder
+    }
+    await (await hold(WARM_UP_CLIENTS)).stop()
+    const before = await settledBytes(relay)
+    const holder = await hold(count)
+    const after = await settledBytes(relay)
+    await holder.stop()
+    return (after - before) / 1024 / count
+  } finally {
+    await relay.stop()
+  }
+}
+
+/** Adds a column for each count. */
+export async function idleFigures(
+  lab: Lab,
+  columns: Columns,
+  { options, report }: { options: BenchOptions; report: Report },
+): Promise<void> {
+  const kinds = [...idleSotto, derper, irohRelay].filter(({ name }) =>
+    options.only === undefined || options.only.some((start) => name.startsWith(start))
+  )
+  const rounds = Math.min(ROUNDS_MAX, options.rounds)
+  for (const count of options.quick ? COUNTS_QUICK : COUNTS) {
+    const column = { race: `idle ${count}`, unit: 'KiB each', digits: 1, better: 'less' } as const
+    for (let round = 0; round < rounds; round++) {
+      for (const kind of kinds) {
+        const missing = kind.missing()
+        if (missing !== undefined) {
+          report.missing[kind.name] = missing
+          continue
+        }
+        try {
+          columns.add(column, kind.name, await measure(lab, kind, count))
+          console.error(`  ${kind.name}: ${count} idle clients measured`)
+        } catch (error) {
+          const reason = error instanceof Error ? error.message : String(error)
+          report.failures.push(`${kind.name}, ${count} idle clients: ${reason}`)
+          console.error(`  ${kind.name} fails with ${count} idle clients: ${reason}`)
+        }
+      }
+    }
+  }
+}
+
+/** `npm run bench -- idle`: this question alone. */
+export async function idle(options: BenchOptions): Promise<void> {
+  const lab = new Lab()
+  const report = emptyReport('idle', { ...options, rounds: Math.min(ROUNDS_MAX, options.rounds) })
+  report.notes.push('derper and iroh-relay over plain HTTP: TLS would cost them more.')
+  try {
+    const columns = new Columns()
+    await idleFigures(lab, columns, { options, report })
+    report.columns = columns.all
+    report.goals = checkGoals(report.columns, IDLE_GOALS)
+    const tables = [{ title: 'Idle agents', races: IDLE_RACES }]
+    const text = markdown(report, tables, [...OURS, 'derper', 'iroh-relay'])
+    console.log(text)
+    console.error(`written to ${save(report, text)}`)
+  } finally {
+    await lab.close()
+  }
+}

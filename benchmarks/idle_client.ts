@@ -1,0 +1,159 @@
+/**
+ * One process that holds many idle clients of a relay: each does the whole handshake of its protocol,
+ * answers keepalives, and otherwise stays silent.
+ *
+ *     bun idle_client.ts derper|iroh-relay PORT COUNT    → {"open":N}, then waits to be ended
+ *
+ * DERP: HTTP upgrade without an answer (fast start); frame = type, u32 length, payload. The server's key
+ * comes first; the client answers with its own key and a NaCl box (tailscale derp/derp.go).
+ * iroh-relay: WebSocket, a challenge of 16 bytes, Ed25519 over its BLAKE3 derivation (iroh-relay
+ * src/protos/handshake.rs).
+ */
+import { createPublicKey, diffieHellman, generateKeyPairSync, randomBytes, sign } from 'node:crypto'
+import { hsalsa, xsalsa20poly1305 } from '@noble/ciphers/salsa.js'
+import { blake3 } from '@noble/hashes/blake3.js'
+
+/** Handshakes at a time. */
+const WIDTH = 32
+const OPEN_MS_MAX = 20_000
+
+type Open = (port: number) => Promise<void>
+
+/** Raw keys as the key objects of node:crypto want them. */
+const X25519_SPKI = Buffer.from('302a300506032b656e032100', 'hex')
+const SPKI_KEY_AT = 12
+
+const DERP = { serverKey: 1, clientInfo: 2, serverInfo: 3, ping: 0x12, pong: 0x13 } as const
+const DERP_MAGIC_BYTES = 8
+const NONCE_BYTES = 24
+
+function words(bytes: Uint8Array): Uint32Array {
+  const copy = Uint8Array.from(bytes)
+  return new Uint32Array(copy.buffer)
+}
+
+/** NaCl `crypto_box`: X25519, HSalsa20, XSalsa20-Poly1305. */
+function box(shared: Uint8Array, nonce: Uint8Array, message: Uint8Array): Uint8Array {
+  const sigma = words(new TextEncoder().encode('expand 32-byte k'))
+  const key = new Uint32Array(8)
+  hsalsa(sigma, words(shared), new Uint32Array(4), key)
+  return xsalsa20poly1305(new Uint8Array(key.buffer), nonce).encrypt(message)
+}
+
+function derpFrame(type: number, payload: Uint8Array): Buffer {
+  const frame = Buffer.alloc(5 + payload.length)
+  frame[0] = type
+  frame.writeUInt32BE(payload.length, 1)
+  frame.set(payload, 5)
+  return frame
+}
+
+function derpClientInfo(serverKey: Uint8Array): Buffer {
+  const pair = generateKeyPairSync('x25519')
+  const ourKey = pair.publicKey.export({ format: 'der', type: 'spki' }).subarray(SPKI_KEY_AT)
+  const theirs = createPublicKey({
+    key: Buffer.concat([X25519_SPKI, serverKey]),
+    format: 'der',
+    type: 'spki',
+  })
+  const shared = diffieHellman({ privateKey: pair.privateKey, publicKey: theirs })
+  const nonce = randomBytes(NONCE_BYTES)
+  const info = new TextEncoder().encode(JSON.stringify({ version: 2, CanAckPings: true }))
+  return derpFrame(DERP.clientInfo, Buffer.concat([ourKey, nonce, box(shared, nonce, info)]))
+}
+
+const openDerp: Open = async (port) => {
+  const { promise, resolve, reject } = Promise.withResolvers<void>()
+  let pending = Buffer.alloc(0)
+  await Bun.connect({
+    hostname: '127.0.0.1',
+    port,
+    socket: {
+      open(socket) {
+        socket.write(
+          'GET /derp HTTP/1.1\r\nHost: localhost\r\nUpgrade: DERP\r\nConnection: Upgrade\r\n' +
+            'Derp-Fast-Start: 1\r\n\r\n',
+        )
+      },
+      data(socket, chunk) {
+        pending = Buffer.concat([pending, chunk])
+        while (pending.length >= 5 && pending.length >= 5 + pending.readUInt32BE(1)) {
+          const end = 5 + pending.readUInt32BE(1)
+          const [type, payload] = [pending[0], pending.subarray(5, end)]
+          if (type === DERP.serverKey) {
+            socket.write(derpClientInfo(payload.subarray(DERP_MAGIC_BYTES, DERP_MAGIC_BYTES + 32)))
+          } else if (type === DERP.serverInfo) resolve()
+          else if (type === DERP.ping) socket.write(derpFrame(DERP.pong, payload))
+          pending = Buffer.from(pending.subarray(end))
+        }
+      },
+      close: () => reject(new Error('closed')),
+      error: (_socket, error) => reject(error),
+    },
+  })
+  await promise
+}
+
+const IROH = { challenge: 0, auth: 1, confirms: 2, denies: 3, ping: 9, pong: 10 } as const
+const IROH_CONTEXT = new TextEncoder().encode('iroh-relay handshake v1 challenge signature')
+
+function irohAuth(challenge: Uint8Array): Uint8Array {
+  const { publicKey, privateKey } = generateKeyPairSync('ed25519')
+  const ourKey = publicKey.export({ format: 'der', type: 'spki' }).subarray(SPKI_KEY_AT)
+  const message = blake3(challenge, { context: IROH_CONTEXT })
+  const signature = sign(null, message, privateKey)
+  return Buffer.concat([
+    Uint8Array.of(IROH.auth),
+    ourKey,
+    Uint8Array.of(signature.length),
+    signature,
+  ])
+}
+
+const openIroh: Open = (port) => {
+  const { promise, resolve, reject } = Promise.withResolvers<void>()
+  const socket = new WebSocket(`ws://127.0.0.1:${port}/relay`, 'iroh-relay-v2')
+  socket.binaryType = 'arraybuffer'
+  socket.onmessage = ({ data }) => {
+    const message = new Uint8Array(data as ArrayBuffer)
+    if (message[0] === IROH.challenge) socket.send(irohAuth(message.subarray(1)))
+    else if (message[0] === IROH.confirms) resolve()
+    else if (message[0] === IROH.denies) reject(new Error('denied'))
+    else if (message[0] === IROH.ping) {
+      socket.send(Uint8Array.from([IROH.pong, ...message.subarray(1)]))
+    }
+  }
+  socket.onclose = ({ code }) => reject(new Error(`closed with ${code}`))
+  held.push(socket)
+  return promise
+}
+
+/** Sockets that nothing else refers to. */
+const held: unknown[] = []
+
+const OPENERS: Record<string, Open> = { derper: openDerp, 'iroh-relay': openIroh }
+
+async function main(): Promise<void> {
+  const [kind, port, count] = [
+    process.argv[2] ?? '',
+    Number(process.argv[3]),
+    Number(process.argv[4]),
+  ]
+  const open = OPENERS[kind]
+  if (!open) throw new Error(`Cannot be a client of ${kind}`)
+  let started = 0
+  const worker = async () => {
+    while (started++ < count) {
+      const late = Bun.sleep(OPEN_MS_MAX).then(() =>
+        Promise.reject(new Error('no admission in time'))
+      )
+      late.catch(() => {})
+      await Promise.race([open(port), late])
+    }
+  }
+  await Promise.all(Array.from({ length: Math.min(WIDTH, count) }, worker))
+  console.log(JSON.stringify({ open: count }))
+  // The sockets keep the process alive until it is ended.
+}
+
+if (import.meta.main) await main()

@@ -1,0 +1,2 @@
+export const ours: import('./contenders.ts').Contender[] = []
+export const idleSotto: import('./idle.ts').IdleRelay[] = []
