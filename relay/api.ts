@@ -154,7 +154,7 @@ function credentialRoutes(api: Api, ports: AppPorts, kind: 'key' | 'token'): voi
       tags: [tag],
       operationId: `list${title}s`,
       summary: `Every ${what.replace(/^an? /, '')}, revoked and expired ones of late included`,
-      request: { query: shapes.pageQuerySchema },
+      request: { query: shapes.credentialQuerySchema },
       responses: { 200: jsonAnswer(shapes.pageOf(shapes.credentialSchema)), ...PROBLEMS },
     }),
     async (c) => {
@@ -226,14 +226,14 @@ function nameRoutes(api: Api, ports: AppPorts): void {
       tags: ['names'],
       operationId: 'listNames',
       summary: 'Names that are reserved',
-      request: { query: shapes.pageQuerySchema },
+      request: { query: shapes.nameQuerySchema },
       responses: { 200: jsonAnswer(shapes.pageOf(shapes.ownedNameSchema)), ...PROBLEMS },
     }),
     async (c) => {
       const { scope, after } = c.req.valid('query')
       const records = await registry.list(seenScope(c.get('grant'), scope), {
         limit: shapes.PAGE_MAX + 1,
-        ...(after === undefined ? {} : { after: shapes.nameSchema.parse(after) }),
+        ...(after === undefined ? {} : { after }),
       })
       const items = records.slice(0, shapes.PAGE_MAX).map(shapes.showName)
       const more = records.length > shapes.PAGE_MAX

@@ -15,7 +15,6 @@ import type { NameRecord } from './registry.ts'
 export const PAGE_MAX = 200
 const AGENTS_MAX = 1_000_000
 const REASON_LENGTH_MAX = 500
-const CURSOR_LENGTH_MAX = 200
 
 const labelPattern = /^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/
 
@@ -154,11 +153,14 @@ export const nameParamSchema = z.object({
   name: nameSchema.openapi({ param: { name: 'name', in: 'path' } }),
 })
 export const scopeQuerySchema = z.strictObject({ scope: scopeSchema.optional() })
-export const pageQuerySchema = z.strictObject({
+const afterDescription = 'The `next` of the page before.'
+export const credentialQuerySchema = z.strictObject({
   scope: scopeSchema.optional(),
-  after: z.string().max(CURSOR_LENGTH_MAX).optional().openapi({
-    description: 'The `next` of the page before.',
-  }),
+  after: idSchema.optional().openapi({ description: afterDescription }),
+})
+export const nameQuerySchema = z.strictObject({
+  scope: scopeSchema.optional(),
+  after: nameSchema.optional().openapi({ description: afterDescription }),
 })
 export const blockQuerySchema = z.strictObject({
   name: nameSchema.optional(),
