@@ -60,6 +60,10 @@ export interface IngressPorts {
 class Peek {
   readonly conn: Conn
   readonly deadlineMs: number
+  /** The first byte, which decides what this is. */
+  first: number | undefined
+  length = 0
+  /** Of a ticket or a plain request: at most a head's worth; TLS is kept by the reader. */
   bytes: Uint8Array | undefined
   reader: HelloReader | undefined
 
@@ -134,23 +138,25 @@ export class Ingress {
 
   #forget(peek: Peek): void {
     if (!this.#peeking.delete(peek)) return
-    this.#peekingBytes -= peek.bytes?.length ?? 0
+    this.#peekingBytes -= peek.length
   }
 
   #received(peek: Peek, bytes: Uint8Array): void {
-    // Only what was not read in one piece is counted and copied.
-    const whole = peek.bytes ? concat(peek.bytes, bytes) : bytes
+    if (bytes.length === 0) return
     this.#peekingBytes += bytes.length
-    peek.bytes = whole
-    const first = whole[0]!
-    if (first === 0x16 || first === 0x80 || (first & 0x80) !== 0) {
+    peek.length += bytes.length
+    const first = (peek.first ??= bytes[0]!)
+    // A handshake record, an SSLv2 hello, or another TLS record that gets its alert.
+    if ((first >= 0x14 && first <= 0x18) || first >= 0x80) {
       peek.reader ??= new HelloReader()
       this.#hello(peek, peek.reader.push(bytes))
-    } else if (first === 0x00) this.#ticket(peek)
-    else if (first >= 0x41 && first <= 0x5a) this.#plain(peek)
-    else this.#refuse(peek, 'not-tls')
+    } else if (first === 0x00 || (first >= 0x41 && first <= 0x5a)) {
+      peek.bytes = peek.bytes ? concat(peek.bytes, bytes) : bytes
+      if (first === 0x00) this.#ticket(peek)
+      else this.#plain(peek)
+    } else this.#refuse(peek, 'not-tls')
     if (!this.#peeking.has(peek)) return
-    if (whole.length > PEEK_BYTES_MAX) this.#refuse(peek, 'too-long', TLS_ALERTS.decode_error)
+    if (peek.length > PEEK_BYTES_MAX) this.#refuse(peek, 'too-long', TLS_ALERTS.decode_error)
     else if (this.#peekingBytes > PEEKING_BYTES_MAX) this.#dropOldest()
   }
 
@@ -240,14 +246,14 @@ export class Ingress {
 
   /** Ends the peek: from here another handler owns the connection. */
   #take(peek: Peek): { conn: Conn; bytes: Uint8Array } {
-    const bytes = peek.bytes!
+    const bytes = peek.reader?.held ?? peek.bytes!
     this.#forget(peek)
     return { conn: peek.conn, bytes }
   }
 
   #refuse(peek: Peek, reason: string, alert?: number, serverName?: string): void {
     if (!this.#peeking.has(peek)) return
-    const spokeTls = peek.bytes !== undefined && peek.reader !== undefined
+    const spokeTls = peek.reader !== undefined
     this.#forget(peek)
     this.#ports.refused(reason, {
       address: peek.conn.remoteAddress,
