@@ -8,8 +8,6 @@ import type { Clock } from '../core/clock.ts'
 import type { Crypto } from '../core/crypto.ts'
 import { TunnelError } from '../core/errors.ts'
 import type { Frame, Visit } from '../core/frame.ts'
-import { parseKey } from '../core/key.ts'
-import { openPassport } from '../core/passport.ts'
 import type { Conn, Socket } from '../core/socket.ts'
 import { checkTicket } from '../core/ticket.ts'
 import type { Ticket } from '../core/ticket.ts'
@@ -31,11 +29,22 @@ import type { PublicPortsNet } from './public_ports.ts'
 import { quotaError } from './quota.ts'
 import type { Quota } from './quota.ts'
 import type { Registry } from './registry.ts'
+import {
+  checkClaim,
+  claimReply,
+  portsClosed,
+  publishPassport,
+  toBase64,
+  welcomeBody,
+} from './rules.ts'
+import type { Place } from './rules.ts'
 import type { Settings } from './settings.ts'
 import { Visitors } from './visitors.ts'
 
 /** What a stalled visitor of the ingress may cost: its stream's receive window. */
 const INGRESS_WINDOW_BYTES_MAX = 2_097_152
+/** What an agent's receive windows may grow to. */
+const LINK_WINDOW_BYTES_MAX = 16_777_216
 /** Links of one process that are in admission or up; more are turned away. */
 const LINKS_MAX = 65_536
 
@@ -57,6 +66,10 @@ export interface RelayPorts {
   verifyCertificate?: NonNullable<MemberOwner['verifyCertificate']>
   /** The public port as URLs name it, known when the listener is up. */
   publicPort(): number
+  /** How its URLs begin, and whether inspectable endpoints are paths; default https, by name. */
+  web?: { scheme: 'http' | 'https'; paths: boolean }
+  /** The most that windows grow to where the runtime cannot slow a sender down. */
+  windowBytesMax?: number
 }
 
 /** One live member as the API shows it. */
@@ -76,7 +89,7 @@ export class Relay implements MemberOwner {
   readonly crypto: Crypto
   readonly clock: Clock
   readonly identity: RelayIdentity
-  readonly windowBytesMax = INGRESS_WINDOW_BYTES_MAX
+  readonly windowBytesMax: number
   readonly watchesSilence = true
   readonly verifyCertificate?: NonNullable<MemberOwner['verifyCertificate']>
   readonly endpoints: Endpoints
@@ -95,6 +108,7 @@ export class Relay implements MemberOwner {
     this.crypto = ports.crypto
     this.clock = ports.clock
     this.identity = ports.identity
+    this.windowBytesMax = ports.windowBytesMax ?? INGRESS_WINDOW_BYTES_MAX
     if (ports.verifyCertificate) this.verifyCertificate = ports.verifyCertificate
     const { clock, crypto, settings, quota } = ports
     this.endpoints = new Endpoints(clock)
@@ -267,26 +281,21 @@ export class Relay implements MemberOwner {
     const group = hub.add(member)
     this.#entering.delete(member)
     if (group) this.#byLink.set(member.link, { member, group })
-    const { settings, metrics } = this.#ports
-    metrics.handshakes.add({ result: 'admitted' })
-    const raw = this.#ports.net !== undefined
-    return {
-      scope: member.authorised!.scope,
-      secure: settings.secureDomain,
-      apps: settings.appsDomain,
-      port: this.#ports.publicPort(),
-      scheme: 'https',
-      window: 16_777_216,
-      streams: 1024,
-      bulk: raw ? settings.bulkIdle : 0,
-      can: [
-        ...(raw ? ['passthrough'] : []),
-        ...(raw && settings.bulkIdle > 0 ? ['bulk'] : []),
-        ...(raw && settings.publicPorts ? ['raw-tcp', 'raw-udp'] : []),
-        ...(settings.inspectable ? ['inspectable'] : []),
-      ],
-      address: member.address,
+    this.#ports.metrics.handshakes.add({ result: 'admitted' })
+    return welcomeBody({ scope: member.authorised!.scope, address: member.address }, this.#place, {
       version: this.#ports.version,
+      windowBytes: this.#ports.windowBytesMax ?? LINK_WINDOW_BYTES_MAX,
+    })
+  }
+
+  get #place(): Place {
+    const { settings, net, web, publicPort } = this.#ports
+    return {
+      settings,
+      raw: net !== undefined,
+      port: publicPort(),
+      scheme: web?.scheme ?? 'https',
+      paths: web?.paths ?? false,
     }
   }
 
@@ -335,7 +344,7 @@ export class Relay implements MemberOwner {
         return {}
       }
       case 'publish':
-        return await this.#publish(member, body)
+        return await publishPassport(this.#ports, member.agent, body)
       case 'passport': {
         const stored = await this.#ports.registry.passport(member.agent)
         return stored ? { passport: toBase64(stored.bytes) } : {}
@@ -357,36 +366,11 @@ export class Relay implements MemberOwner {
     const { registry, settings } = this.#ports
     const claim = readClaim(body)
     const group = this.#group(member)
-    if (!member.authorised!.allows(claim.name)) {
-      throw new TunnelError(
-        'claim/not-allowed',
-        `Cannot claim "${claim.name}": this credential does not allow that name`,
-        { hint: 'Choose a name that its patterns allow, or ask the operator for another token.' },
-      )
-    }
+    checkClaim(claim, { place: this.#place, allows: member.authorised!.allows })
     if (registry.isBlocked(claim.name, group.scope)) {
       throw new TunnelError(
         'relay/blocked',
         `Cannot claim "${claim.name}": it is blocked on this relay`,
-      )
-    }
-    if (claim.mode !== 'raw' && claim.kind === 'udp') {
-      throw new TunnelError(
-        'claim/mode',
-        'Cannot claim a UDP endpoint: it needs a raw public port',
-        {
-          hint: 'Use "sotto udp PORT --e2ee=false --public-port N".',
-        },
-      )
-    }
-    if (claim.mode === 'verified' && !this.#ports.net) {
-      throw new TunnelError(
-        'claim/passthrough',
-        'Cannot serve a verified endpoint here: this relay has no raw TCP port',
-        {
-          hint:
-            'Use --e2ee=false (the relay can then read the traffic), or "sotto connect" from the visitor\'s side.',
-        },
       )
     }
     await registry.reserve({ name: claim.name, scope: group.scope })
@@ -404,46 +388,17 @@ export class Relay implements MemberOwner {
       }
       return { name: claim.name, host: settings.domain, port: endpoint.port }
     }
-    const domain = claim.mode === 'verified' ? settings.secureDomain : settings.appsDomain
-    const port = this.#ports.publicPort()
-    const host = `${claim.name}.${domain}`
-    return {
-      name: claim.name,
-      host,
-      port,
-      url: `https://${host}${port === 443 ? '' : `:${port}`}/`,
-    }
+    return claimReply(claim, this.#place)
   }
 
   async #openPort(name: string, want: { kind: string; port: number }): Promise<number> {
-    if (!this.publicPorts) {
-      throw new TunnelError(
-        'ports/closed',
-        'Cannot open a public port: this relay has no raw sockets',
-      )
-    }
+    if (!this.publicPorts) throw portsClosed()
     return await this.publicPorts.open(name, want.kind === 'udp' ? 'udp' : 'tcp', want.port)
   }
 
   #release(group: Group, name: string): void {
     const gone = this.endpoints.leave(group, name)
     if (gone?.mode === 'raw') void this.publicPorts?.close(name)
-  }
-
-  async #publish(member: Member, body: Record<string, unknown>): Promise<object> {
-    const { registry, crypto, clock } = this.#ports
-    const bytes = fromBase64(body['passport'])
-    const after = body['after']
-    const passport = openPassport(crypto, bytes, {
-      now: clock.now(),
-      identity: parseKey(member.agent),
-    })
-    await registry.publishPassport(member.agent, {
-      bytes,
-      sequence: passport.sequence,
-      expected: typeof after === 'number' ? after : 0,
-    })
-    return { sequence: passport.sequence }
   }
 
   /** Who serves a verified name now, each with the passport that it published. */
@@ -555,15 +510,4 @@ function refusal(reason: string): Parameters<Metrics['refused']['add']>[0]['reas
     default:
       return reason.startsWith('agent-') ? 'other' : 'hello'
   }
-}
-
-function toBase64(bytes: Uint8Array): string {
-  return btoa(String.fromCharCode(...bytes))
-}
-
-function fromBase64(value: unknown): Uint8Array {
-  if (typeof value !== 'string' || value.length > 8192 || !/^[A-Za-z0-9+/]*={0,2}$/.test(value)) {
-    throw new TunnelError('request/passport', 'Cannot read the passport: expected base64')
-  }
-  return Uint8Array.from(atob(value), (letter) => letter.charCodeAt(0))
 }
