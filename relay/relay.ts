@@ -152,6 +152,7 @@ export class Relay implements MemberOwner {
           ? ports.metrics.packetsDropped.add({ reason: 'other' }, count)
           : ports.metrics.packets.add({ direction: result }, count),
     })
+    this.#gauges()
     ports.credentials.onRevoked((grant) => {
       this.cut((member) => member.authorised?.grant === grant, 'its credential was revoked')
     })
@@ -170,6 +171,34 @@ export class Relay implements MemberOwner {
 
   get draining(): boolean {
     return this.#draining
+  }
+
+  /** What is counted when it is asked for, not as it changes. */
+  #gauges(): void {
+    const { metrics } = this.#ports
+    const count = (of: (member: Member) => number): number => {
+      let sum = 0
+      for (const hub of this.#hubs.values()) for (const member of hub.members()) sum += of(member)
+      return sum
+    }
+    for (const role of ['home', 'visit'] as const) {
+      metrics.links.cell({ role }).read(() => count((member) => (member.role === role ? 1 : 0)))
+    }
+    for (const route of ['passthrough', 'inspectable', 'raw', 'udp'] as const) {
+      metrics.visitorsActive.cell({ route }).read(() => {
+        let sum = 0
+        for (const { endpoint } of this.visitors.all()) if (routeOf(endpoint) === route) sum++
+        return sum
+      })
+    }
+    metrics.bulkLinksIdle.cell({}).read(() => {
+      let sum = 0
+      for (const hub of this.#hubs.values()) {
+        for (const group of hub.groups.values()) sum += group.bulk.size
+      }
+      return sum
+    })
+    metrics.draining.cell({}).read(() => (this.#draining ? 1 : 0))
   }
 
   get links(): number {
@@ -234,6 +263,10 @@ export class Relay implements MemberOwner {
     } else if (credential.kind === 'certificate') {
       const { scope } = credential
       authorised = { scope, grant: `certificate/${scope}`, allows: () => true }
+    } else if (this.#ports.settings.openRegistration) {
+      // A scope of its own for each key: what nobody vouched for shares nothing with anybody.
+      const scope = `open-${member.agent.slice(0, 20)}`
+      authorised = { scope, grant: `open/${member.agent}`, allows: () => true }
     } else {
       throw new TunnelError('admit/credential', 'Cannot admit the link: found no credential', {
         hint: 'Set SOTTO_API_KEY, or put the key into the profile with "sotto relay keys".',

@@ -28,7 +28,7 @@ export async function startRelay(
     crypto: fastCrypto(nodeCrypto),
     runtime: `bun ${Bun.version}`,
     version: options.version ?? '0.1.0',
-    write: options.write ?? ((line) => void process.stderr.write(line)),
+    write: options.write ?? ((line) => void process.stderr.write(`${line}\n`)),
   })
   const inside = new Inside(async (port) => {
     const conn = await connect({ host: LOOPBACK, port })

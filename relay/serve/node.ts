@@ -39,7 +39,7 @@ export async function startRelay(
     crypto: fastCrypto(nodeCrypto),
     runtime: options.runtime ?? `node ${process.versions.node}`,
     version: options.version ?? '0.1.0',
-    write: options.write ?? ((line) => void process.stderr.write(line)),
+    write: options.write ?? ((line) => void process.stderr.write(`${line}\n`)),
   })
   const inside = new Inside((port) => connect({ host: LOOPBACK, port }))
   const servers = { https: 0, bulk: 0 }
