@@ -131,10 +131,23 @@ export interface Tls {
   serve(carrier: Conn, first: Uint8Array, options: TlsServeOptions): Promise<TlsConn>
   /** TLS as a client, to a target or over a carrier. Rejects as `serve` does, and with `tls/untrusted`. */
   connect(options: TlsConnectOptions): Promise<TlsConn>
+  /** What a pair says of itself. Throws `tls/certificate` when it is unreadable or does not belong together. */
+  inspect(identity: TlsIdentity): CertificateFacts
   /** SHA-256 fingerprint and DER of the certificate that a server shows; nothing is verified. */
   peerCertificate(
     target: Target & { readonly servername?: string; readonly timeoutMs?: number },
   ): Promise<{ der: Uint8Array; fingerprint: Uint8Array }>
+}
+
+export interface CertificateFacts {
+  /** The leaf. */
+  readonly der: Uint8Array
+  /** SHA-256 of `der`, 32 bytes. */
+  readonly fingerprint: Uint8Array
+  readonly notBeforeMs: number
+  readonly notAfterMs: number
+  /** DNS names and addresses of the subject alternative name. */
+  readonly names: readonly string[]
 }
 
 export interface TlsServeOptions {

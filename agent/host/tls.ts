@@ -6,7 +6,7 @@
  * relay in clear, and would tell it who visits) and gives out no session tickets (a resumed session
  * would outlive a withdrawn permission).
  */
-import { constants, createHash } from 'node:crypto'
+import { constants, createHash, createPrivateKey, X509Certificate } from 'node:crypto'
 import { isIP } from 'node:net'
 import type { Duplex } from 'node:stream'
 import * as tls from 'node:tls'
@@ -14,6 +14,7 @@ import { DuplexConn } from '../../core/duplex_conn.ts'
 import { TunnelError } from '../../core/errors.ts'
 import type { Conn, ConnHandler, Sent } from '../../core/socket.ts'
 import type {
+  CertificateFacts,
   Target,
   Tls,
   TlsConn,
@@ -30,7 +31,7 @@ const HANDSHAKE_MS = 10_000
 const REFUSED_LINGER_MS = 2_000
 const EMPTY = new Uint8Array(0)
 
-export const hostTls: Tls = { serve, connect, peerCertificate }
+export const hostTls: Tls = { serve, connect, inspect, peerCertificate }
 
 export class HostTlsConn extends DuplexConn<tls.TLSSocket> implements TlsConn {
   readonly alpn: string | false
@@ -249,6 +250,36 @@ async function peerCertificate(
   })
   conn.abort()
   return { der, fingerprint: sha256(der) }
+}
+
+function inspect(identity: TlsIdentity): CertificateFacts {
+  try {
+    const leaf = new X509Certificate(identity.cert)
+    if (!leaf.checkPrivateKey(createPrivateKey(identity.key))) {
+      throw new TunnelError(
+        'tls/certificate',
+        'Cannot use certificate: found a key that is not the one it names',
+      )
+    }
+    // The stack may still refuse what could be read, such as a chain out of order.
+    contextOf(identity, false)
+    const der = new Uint8Array(leaf.raw)
+    return {
+      der,
+      fingerprint: sha256(der),
+      notBeforeMs: Date.parse(leaf.validFrom),
+      notAfterMs: Date.parse(leaf.validTo),
+      names: (leaf.subjectAltName ?? '').split(', ').filter((name) => name !== '').map((name) =>
+        name.replace(/^(DNS|IP Address):/, '').toLowerCase()
+      ),
+    }
+  } catch (cause) {
+    if (cause instanceof TunnelError) throw cause
+    throw new TunnelError('tls/certificate', 'Cannot use certificate: found no readable PEM pair', {
+      cause,
+      hint: 'Expected a certificate (chain) and its unencrypted private key, both in PEM',
+    })
+  }
 }
 
 interface Handshake {

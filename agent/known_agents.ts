@@ -1,0 +1,325 @@
+/**
+ * Pins: which identity is behind a name, and which behind a relay, remembered from first contact on,
+ * as SSH does. Text files that a person may edit: one pin a line, `#` comments and blank lines stay
+ * where they are.
+ *
+ *   known_agents   NAME KEY HOW WHEN [verified]    several lines of a name are a pool
+ *   known_relays   HOST KEY WHEN
+ *
+ * KEY is 52 characters of base32, HOW `first-use`, `manual` or `code`, WHEN a date of ISO 8601.
+ */
+import { text, utf8 } from '../core/bytes.ts'
+import type { Clock } from '../core/clock.ts'
+import type { Crypto } from '../core/crypto.ts'
+import { TunnelError } from '../core/errors.ts'
+import { fingerprint, formatKey, parseFingerprint, parseKey } from '../core/key.ts'
+import type { Files } from './world.ts'
+
+const FILE_BYTES_MAX = 1_048_576
+const HOW = ['first-use', 'manual', 'code'] as const
+
+export type PinHow = (typeof HOW)[number]
+
+export interface KnownAgent {
+  readonly name: string
+  /** KEY. */
+  readonly key: string
+  readonly how: PinHow
+  readonly when: string
+  /** A person compared it by another way. */
+  readonly verified: boolean
+}
+
+export interface KnownRelay {
+  readonly host: string
+  readonly key: string
+  readonly when: string
+}
+
+export interface PinPorts {
+  path: string
+  files: Pick<Files, 'read' | 'write'>
+  clock: Pick<Clock, 'now'>
+  crypto: Crypto
+  /** Runs alone among all writers of the file. */
+  locked<T>(run: () => Promise<T>): Promise<T>
+}
+
+/** A file of lines, of which some are pins. */
+class PinFile<P> {
+  readonly ports: PinPorts
+  readonly #parse: (fields: string[]) => P | undefined
+
+  constructor(ports: PinPorts, parse: (fields: string[]) => P | undefined) {
+    this.ports = ports
+    this.#parse = parse
+  }
+
+  /** Every line as it is, and the pin in it where there is one. Throws `trust/corrupt`. */
+  async lines(): Promise<{ line: string; pin: P | undefined }[]> {
+    const { files, path } = this.ports
+    const content = await files.read(path, { bytesMax: FILE_BYTES_MAX })
+    if (content === undefined) return []
+    let whole: string
+    try {
+      whole = text(content)
+    } catch {
+      throw this.#corrupt(1)
+    }
+    const lines = whole.split(/\r?\n/)
+    if (lines.at(-1) === '') lines.pop()
+    return lines.map((line, i) => {
+      const bare = line.trim()
+      if (bare === '' || bare.startsWith('#')) return { line, pin: undefined }
+      const pin = this.#parse(bare.split(/\s+/))
+      if (pin === undefined) throw this.#corrupt(i + 1)
+      return { line, pin }
+    })
+  }
+
+  async pins(): Promise<P[]> {
+    return (await this.lines()).flatMap(({ pin }) => pin === undefined ? [] : [pin])
+  }
+
+  /** Changes the file under its lock; the answer is what becomes of each line. */
+  async change(edit: (lines: { line: string; pin: P | undefined }[]) => string[]): Promise<void> {
+    const { files, path, locked } = this.ports
+    await locked(async () => {
+      const before = await this.lines()
+      const after = edit(before)
+      if (after.length === before.length && after.every((line, i) => line === before[i]!.line)) {
+        return
+      }
+      await files.write(path, utf8(after.map((line) => `${line}\n`).join('')))
+    })
+  }
+
+  #corrupt(line: number): TunnelError {
+    return new TunnelError(
+      'trust/corrupt',
+      `Cannot read ${this.ports.path}: found something else than a pin in line ${line}`,
+      { hint: 'Mend that line, or put # before it' },
+    )
+  }
+}
+
+export class KnownAgents {
+  readonly #file: PinFile<KnownAgent>
+  readonly #ports: PinPorts
+
+  constructor(ports: PinPorts) {
+    this.#ports = ports
+    this.#file = new PinFile(ports, parseAgent)
+  }
+
+  list(): Promise<KnownAgent[]> {
+    return this.#file.pins()
+  }
+
+  async find(name: string): Promise<KnownAgent[]> {
+    return (await this.list()).filter((pin) => pin.name === name)
+  }
+
+  /** Adds a pin, or renews how it came about. Throws `trust/name`, `key/format`. */
+  async trust(
+    name: string,
+    key: string,
+    options: { how?: PinHow; verified?: boolean } = {},
+  ): Promise<void> {
+    checkToken(name)
+    parseKey(key)
+    const { how = 'manual', verified = false } = options
+    const line = this.#line({ name, key, how, verified })
+    await this.#file.change((lines) => {
+      const at = lines.findIndex(({ pin }) => pin?.name === name && pin.key === key)
+      if (at < 0) return [...lines.map((one) => one.line), line]
+      if (how === 'first-use') return lines.map((one) => one.line)
+      return lines.map((one, i) => i === at ? line : one.line)
+    })
+  }
+
+  /** Removes all pins of a name; the answer is how many there were. */
+  async forget(name: string): Promise<number> {
+    let removed = 0
+    await this.#file.change((lines) =>
+      lines.filter(({ pin }) => {
+        const goes = pin?.name === name
+        if (goes) removed++
+        return !goes
+      }).map(({ line }) => line)
+    )
+    return removed
+  }
+
+  /**
+   * Checks the KEYs that serve a name. Those that are pinned are trusted; where none ever was, all are
+   * pinned now and `first` is true. Throws `trust/changed` when there are pins and none of them serves.
+   */
+  async check(
+    name: string,
+    keys: readonly string[],
+  ): Promise<{ trusted: string[]; first: boolean }> {
+    checkToken(name)
+    for (const key of keys) parseKey(key)
+    let outcome: { trusted: string[]; first: boolean } | undefined
+    let pinned: string[] = []
+    // Under the lock from the start: two first contacts at once must agree on one identity.
+    await this.#file.change((lines) => {
+      pinned = lines.flatMap(({ pin }) => pin?.name === name ? [pin.key] : [])
+      const kept = lines.map(({ line }) => line)
+      if (pinned.length > 0 || keys.length === 0) {
+        outcome = { trusted: keys.filter((key) => pinned.includes(key)), first: false }
+        return kept
+      }
+      outcome = { trusted: [...keys], first: true }
+      return [
+        ...kept,
+        ...keys.map((key) => this.#line({ name, key, how: 'first-use', verified: false })),
+      ]
+    })
+    if (outcome!.trusted.length === 0 && pinned.length > 0) {
+      throw changed(this.#ports.crypto, { subject: `"${name}"`, found: [...keys], pinned }, {
+        accept: keys.map((key) => `sotto peers trust ${name} ${key}`).join('; '),
+      })
+    }
+    return outcome!
+  }
+
+  #line(pin: Omit<KnownAgent, 'when'>): string {
+    const when = new Date(this.#ports.clock.now()).toISOString()
+    return `${pin.name} ${pin.key} ${pin.how} ${when}${pin.verified ? ' verified' : ''}`
+  }
+}
+
+export class KnownRelays {
+  readonly #file: PinFile<KnownRelay>
+  readonly #ports: PinPorts
+  #keeping: Promise<void> = Promise.resolve()
+
+  constructor(ports: PinPorts) {
+    this.#ports = ports
+    this.#file = new PinFile(ports, parseRelay)
+  }
+
+  list(): Promise<KnownRelay[]> {
+    return this.#file.pins()
+  }
+
+  async find(host: string): Promise<KnownRelay[]> {
+    return (await this.list()).filter((pin) => pin.host === host)
+  }
+
+  /** Replaces what was pinned for a host (`relay.example` or `relay.example:8443`). */
+  async trust(host: string, key: string): Promise<void> {
+    checkToken(host)
+    parseKey(key)
+    const line = `${host} ${key} ${new Date(this.#ports.clock.now()).toISOString()}`
+    await this.#file.change((lines) => [
+      ...lines.filter(({ pin }) => pin?.host !== host).map((one) => one.line),
+      line,
+    ])
+  }
+
+  async forget(host: string): Promise<number> {
+    const before = (await this.find(host)).length
+    await this.#file.change((lines) =>
+      lines.filter(({ pin }) => pin?.host !== host).map(({ line }) => line)
+    )
+    return before
+  }
+
+  /** When what `pinOf` found out is on disk. */
+  kept(): Promise<void> {
+    return this.#keeping
+  }
+
+  /**
+   * What admission asks about the relay's identity, ready to be called without waiting. With a
+   * `fingerprint` (SHA256:…) that alone counts, and is the pin from then on; else the pins of the host; else first use: `first` is
+   * called, and the pin is kept. The function throws `trust/changed`.
+   */
+  async pinOf(
+    host: string,
+    options: { fingerprint?: string; first?: (key: string) => void } = {},
+  ): Promise<(relayPublic: Uint8Array) => boolean> {
+    const { crypto } = this.#ports
+    const demanded = options.fingerprint
+    if (demanded !== undefined) parseFingerprint(demanded)
+    const pinned = (await this.find(host)).map(({ key }) => key)
+    return (relayPublic) => {
+      const key = formatKey(relayPublic)
+      if (demanded !== undefined) {
+        if (fingerprint(crypto, relayPublic) !== demanded) {
+          throw new TunnelError(
+            'trust/changed',
+            `Cannot trust relay ${host}: found ${fingerprint(crypto, relayPublic)}, ` +
+              `expected ${demanded}`,
+            { hint: 'Ask who runs the relay for its fingerprint.' },
+          )
+        }
+      } else if (pinned.length > 0 && !pinned.includes(key)) {
+        throw changed(crypto, { subject: `relay ${host}`, found: [key], pinned }, {
+          accept: `say --relay-fingerprint ${fingerprint(crypto, relayPublic)} once`,
+        })
+      }
+      if (!pinned.includes(key)) {
+        if (pinned.length === 0) options.first?.(key)
+        pinned.splice(0, pinned.length, key)
+        // A pin that cannot be kept is no reason to refuse: the next run asks again.
+        this.#keeping = this.trust(host, key).catch(() => {})
+      }
+      return true
+    }
+  }
+}
+
+function changed(
+  crypto: Crypto,
+  { subject, found, pinned }: { subject: string; found: string[]; pinned: string[] },
+  { accept }: { accept: string },
+): TunnelError {
+  const words = (keys: string[]): string =>
+    keys.map((key) => fingerprint(crypto, parseKey(key))).join(' or ')
+  return new TunnelError(
+    'trust/changed',
+    `Cannot trust ${subject}: its identity has changed: found ${words(found)}, expected ${
+      words(pinned)
+    }`,
+    {
+      hint: `Somebody may stand in between. If the change is meant (ask by another way): ${accept}`,
+    },
+  )
+}
+
+function parseAgent(fields: string[]): KnownAgent | undefined {
+  const [name, key, how, when, mark, more] = fields
+  if (!isKey(key) || !HOW.includes(how as PinHow) || !isDate(when) || more !== undefined) {
+    return undefined
+  }
+  if (mark !== undefined && mark !== 'verified') return undefined
+  return { name: name!, key, how: how as PinHow, when, verified: mark === 'verified' }
+}
+
+function parseRelay(fields: string[]): KnownRelay | undefined {
+  const [host, key, when, more] = fields
+  if (!isKey(key) || !isDate(when) || more !== undefined) return undefined
+  return { host: host!, key, when }
+}
+
+function isKey(word: string | undefined): word is string {
+  try {
+    parseKey(word ?? '')
+    return true
+  } catch {
+    return false
+  }
+}
+
+function isDate(word: string | undefined): word is string {
+  return word !== undefined && /^\d{4}-\d{2}-\d{2}/.test(word) && !Number.isNaN(Date.parse(word))
+}
+
+function checkToken(word: string): void {
+  if (/^[^\s#]\S{0,252}$/.test(word)) return
+  throw new TunnelError('trust/name', `Cannot pin "${word}": expected a name without blanks`)
+}

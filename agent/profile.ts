@@ -1,0 +1,272 @@
+/**
+ * What an agent keeps between runs: its identity, settings, pins and certificates, in plain files that
+ * a person can read, move and back up. Secret files are 0600 and are refused when they are wider.
+ *
+ *   config  ~/.config/sotto        identity, settings.json, known_agents, known_relays
+ *   state   ~/.local/state/sotto   certificates/, locks/
+ *
+ * `XDG_CONFIG_HOME` and `XDG_STATE_HOME` are honoured; `SOTTO_HOME` moves both below itself.
+ */
+import { base32nopad } from '@scure/base'
+import { text, utf8 } from '../core/bytes.ts'
+import { KEY_BYTES } from '../core/crypto.ts'
+import { TunnelError } from '../core/errors.ts'
+import { formatKey, generateIdentity } from '../core/key.ts'
+import type { Identity } from '../core/key.ts'
+import { KnownAgents, KnownRelays } from './known_agents.ts'
+import type { TlsIdentity, World } from './world.ts'
+
+/** Longest wait for another process that is writing the same file. */
+const LOCK_MS_MAX = 5_000
+const LOCK_POLL_MS = 25
+const SETTINGS_BYTES_MAX = 65_536
+const PEM_BYTES_MAX = 262_144
+
+const IDENTITY_HEAD =
+  `# The identity of this agent. Whoever holds this file is this agent: keep it private,
+# keep a copy, and never share it.`
+
+/** What `settings.json` may hold; unknown fields are kept as they are. */
+export interface Settings {
+  /** The relay's address, such as `https://relay.example`. */
+  relay?: string
+  apiKey?: string
+  /** SHA256:… of the relay's identity. */
+  relayFingerprint?: string
+  [other: string]: unknown
+}
+
+type Surroundings = Pick<World, 'env' | 'files' | 'crypto' | 'clock' | 'home'>
+
+export class Profile {
+  readonly configDir: string
+  readonly stateDir: string
+  readonly #world: Surroundings
+
+  constructor(world: Surroundings) {
+    this.#world = world
+    const { configDir, stateDir } = directories(world)
+    this.configDir = configDir
+    this.stateDir = stateDir
+  }
+
+  get identityPath(): string {
+    return `${this.configDir}/identity`
+  }
+
+  get settingsPath(): string {
+    return `${this.configDir}/settings.json`
+  }
+
+  /**
+   * The identity; made on first use, by exactly one of several processes that start at once. Throws
+   * `profile/permissions`, `profile/corrupt`, `files/…`.
+   */
+  async identity(): Promise<Identity> {
+    return await this.#readIdentity() ?? await this.locked('identity', async () => {
+      const existing = await this.#readIdentity()
+      if (existing) return existing
+      const made = generateIdentity(this.#world.crypto)
+      const lines = [
+        IDENTITY_HEAD,
+        `# public: ${formatKey(made.public)}`,
+        `seed: ${base32nopad.encode(made.seed).toLowerCase()}`,
+        '',
+      ]
+      await this.#world.files.write(this.identityPath, utf8(lines.join('\n')))
+      return made
+    })
+  }
+
+  async #readIdentity(): Promise<Identity | undefined> {
+    const path = this.identityPath
+    const content = await this.#readSecret(path, SETTINGS_BYTES_MAX)
+    if (content === undefined) return undefined
+    const seedText = /^seed: ([a-z2-7]{52})$/m.exec(asText(path, content))?.[1]
+    let seed: Uint8Array | undefined
+    try {
+      seed = seedText === undefined ? undefined : base32nopad.decode(seedText.toUpperCase())
+    } catch {
+      // Bits after the end that are not zero: not what was written here.
+    }
+    if (seed?.length !== KEY_BYTES) {
+      throw corrupt(path, 'no line "seed: " with 52 characters of base32', {
+        hint:
+          `Restore it from a copy. Without one, move ${path} away and a new identity is made; ` +
+          'peers and relays that pinned the old one must be told.',
+      })
+    }
+    return { seed, public: this.#world.crypto.ed25519Public(seed) }
+  }
+
+  /** Empty when there are none. Throws `profile/permissions`, `profile/corrupt`. */
+  async settings(): Promise<Settings> {
+    const path = this.settingsPath
+    const content = await this.#readSecret(path, SETTINGS_BYTES_MAX)
+    if (content === undefined) return {}
+    let value: unknown
+    try {
+      value = JSON.parse(asText(path, content))
+    } catch (error) {
+      throw corrupt(path, `no JSON (${error instanceof Error ? error.message : error})`, {
+        hint: `Mend it or move it away: ${path}`,
+      })
+    }
+    if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+      throw corrupt(path, 'no JSON object', { hint: `Mend it or move it away: ${path}` })
+    }
+    const settings = value as Settings
+    for (const field of ['relay', 'apiKey', 'relayFingerprint'] as const) {
+      if (settings[field] !== undefined && typeof settings[field] !== 'string') {
+        throw corrupt(path, `"${field}" that is not text`, { hint: `Mend it: ${path}` })
+      }
+    }
+    return settings
+  }
+
+  /** Sets the fields given; `undefined` removes one. Others stay as they are. */
+  async change(fields: { [field in keyof Settings]: Settings[field] | undefined }): Promise<void> {
+    await this.locked('settings', async () => {
+      const next: Record<string, unknown> = { ...await this.settings() }
+      for (const [field, value] of Object.entries(fields)) {
+        if (value === undefined) delete next[field]
+        else next[field] = value
+      }
+      await this.#world.files.write(
+        this.settingsPath,
+        utf8(`${JSON.stringify(next, null, 2)}\n`),
+      )
+    })
+  }
+
+  /** Who is behind names; see `KnownAgents`. */
+  knownAgents(): KnownAgents {
+    return new KnownAgents(this.#pinPorts('known_agents'))
+  }
+
+  /** Which identity each relay has. */
+  knownRelays(): KnownRelays {
+    return new KnownRelays(this.#pinPorts('known_relays'))
+  }
+
+  #pinPorts(name: string): ConstructorParameters<typeof KnownAgents>[0] {
+    return {
+      path: `${this.configDir}/${name}`,
+      files: this.#world.files,
+      clock: this.#world.clock,
+      crypto: this.#world.crypto,
+      locked: (run) => this.locked(name, run),
+    }
+  }
+
+  certificatePath(name: string): string {
+    return `${this.stateDir}/certificates/${name.toLowerCase().replace(/[^a-z0-9.-]/g, '_')}.pem`
+  }
+
+  /** A kept pair, or undefined where there is none or it is no PEM (it is made anew then). */
+  async certificate(name: string): Promise<TlsIdentity | undefined> {
+    const content = await this.#readSecret(this.certificatePath(name), PEM_BYTES_MAX)
+    if (content === undefined) return undefined
+    const blocks = new TextDecoder().decode(content).match(
+      /-----BEGIN ([A-Z ]+)-----[A-Za-z0-9+/=\s]+-----END \1-----/g,
+    ) ?? []
+    const key = blocks.find((block) => block.includes('PRIVATE KEY'))
+    const cert = blocks.filter((block) => block.includes('BEGIN CERTIFICATE')).join('\n')
+    return key === undefined || cert === '' ? undefined : { cert, key }
+  }
+
+  async keepCertificate(name: string, { cert, key }: TlsIdentity): Promise<void> {
+    await this.#world.files.write(
+      this.certificatePath(name),
+      utf8(`${cert.trimEnd()}\n${key.trimEnd()}\n`),
+    )
+  }
+
+  /**
+   * Runs alone among all processes of this profile. Throws `profile/busy` when another one does not
+   * finish within 5 s.
+   */
+  async locked<T>(name: string, run: () => Promise<T>): Promise<T> {
+    const { files, clock } = this.#world
+    const path = `${this.stateDir}/locks/${name}`
+    const untilMs = clock.monotonic() + LOCK_MS_MAX
+    for (;;) {
+      const release = await files.lock(path)
+      if (release) {
+        try {
+          return await run()
+        } finally {
+          await release()
+        }
+      }
+      if (clock.monotonic() >= untilMs) {
+        throw new TunnelError(
+          'profile/busy',
+          `Cannot write ${name}: another process holds ${path} for more than ${
+            LOCK_MS_MAX / 1000
+          } s`,
+          { hint: 'Is another sotto stuck? End it and try again.' },
+        )
+      }
+      await new Promise<void>((resolve) => clock.after(LOCK_POLL_MS, resolve))
+    }
+  }
+
+  async #readSecret(path: string, bytesMax: number): Promise<Uint8Array | undefined> {
+    const { files } = this.#world
+    const info = await files.info(path)
+    if (!info) return undefined
+    if ((info.mode & 0o077) !== 0) {
+      throw new TunnelError(
+        'profile/permissions',
+        `Cannot use ${path}: found mode ${info.mode.toString(8).padStart(4, '0')}, expected 0600`,
+        { hint: `Others may have read it. If not: chmod 600 ${path}` },
+      )
+    }
+    if (!info.own) {
+      throw new TunnelError(
+        'profile/permissions',
+        `Cannot use ${path}: it belongs to another user`,
+        { hint: `Run as that user, or choose another folder with SOTTO_HOME` },
+      )
+    }
+    return await files.read(path, { bytesMax })
+  }
+}
+
+function directories(world: Pick<World, 'env' | 'home'>): { configDir: string; stateDir: string } {
+  const { SOTTO_HOME, XDG_CONFIG_HOME, XDG_STATE_HOME } = world.env
+  if (SOTTO_HOME !== undefined && SOTTO_HOME !== '') {
+    if (!isAbsolute(SOTTO_HOME)) {
+      throw new TunnelError(
+        'profile/home',
+        `Cannot use SOTTO_HOME: found "${SOTTO_HOME}", expected an absolute path`,
+      )
+    }
+    const base = SOTTO_HOME.replace(/\/+$/, '')
+    return { configDir: base, stateDir: `${base}/state` }
+  }
+  // The XDG base directory specification: paths that are not absolute are ignored.
+  const pick = (given: string | undefined, usual: string): string =>
+    given !== undefined && isAbsolute(given) ? `${given}/sotto` : `${world.home}/${usual}/sotto`
+  return {
+    configDir: pick(XDG_CONFIG_HOME, '.config'),
+    stateDir: pick(XDG_STATE_HOME, '.local/state'),
+  }
+}
+
+function isAbsolute(path: string): boolean {
+  return path.startsWith('/') || /^[A-Za-z]:[\\/]/.test(path)
+}
+
+function asText(path: string, content: Uint8Array): string {
+  try {
+    return text(content)
+  } catch {
+    throw corrupt(path, 'bytes that are no text', { hint: `Mend it or move it away: ${path}` })
+  }
+}
+
+function corrupt(path: string, found: string, options: { hint: string }): TunnelError {
+  return new TunnelError('profile/corrupt', `Cannot read ${path}: found ${found}`, options)
+}
