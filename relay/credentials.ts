@@ -319,7 +319,8 @@ export class Credentials {
 
   async #poll(): Promise<void> {
     const { serial, recent } = revocations(await this.#store.get(REVOKED))
-    const fresh = serial - (this.#serial ?? serial)
+    // Where the first read failed, what came since is unknown: then all are told.
+    const fresh = serial - (this.#serial ?? -1)
     this.#serial = serial
     if (fresh === 0) return
     const news = fresh > 0 && fresh <= recent.length

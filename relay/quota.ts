@@ -14,6 +14,8 @@ export const TRACKED_MAX = 50_000
 export const HOLDERS_MAX = 200_000
 /** How long a refused gauge should wait: nobody knows when another lets go. */
 const GAUGE_RETRY_MS = 1000
+/** Where a rate of 0 would say for ever. */
+const RETRY_MS_MAX = 86_400_000
 
 /** Counted each second. `failures`: bad hellos and refused credentials. */
 export type RateKind = 'visitors' | 'bytes' | 'requests' | 'failures'
@@ -79,7 +81,8 @@ export type Taken = { ok: true } | Refusal
 export type Held = { ok: true; release(): void } | Refusal
 
 interface Bucket {
-  tokens: number
+  /** Thousandths of a token, so that whole rates over whole milliseconds stay whole. */
+  milli: number
   atMs: number
   /** When it is full again and worth forgetting. */
   fullAtMs: number
@@ -124,22 +127,21 @@ export class Quota {
     const now = this.#clock.monotonic()
     const key = `${kind} ${holder(who)}`
     const bucket = this.#buckets.get(key)
-    const tokens = bucket
-      ? Math.min(burst, bucket.tokens + (now - bucket.atMs) * perSecond / 1000)
-      : burst
-    const needed = Math.min(amount, burst)
-    const ok = burst > 0 && tokens >= needed
-    const left = ok ? tokens - amount : tokens
+    const full = burst * 1000
+    const milli = bucket ? Math.min(full, bucket.milli + (now - bucket.atMs) * perSecond) : full
+    const needed = Math.min(amount * 1000, full)
+    const ok = burst > 0 && milli >= needed
+    const left = ok ? milli - amount * 1000 : milli
     if (bucket) this.#buckets.delete(key)
     else this.#makeRoom(now)
     this.#buckets.set(key, {
-      tokens: left,
+      milli: left,
       atMs: now,
-      fullAtMs: perSecond > 0 ? now + (burst - left) * 1000 / perSecond : Infinity,
+      fullAtMs: perSecond > 0 ? now + (full - left) / perSecond : Infinity,
     })
     if (ok) return TAKEN
-    const waitMs = perSecond > 0 ? (needed - tokens) * 1000 / perSecond : Infinity
-    const retryAfterMs = Math.max(1, Math.ceil(Math.min(waitMs, 86_400_000)))
+    const waitMs = perSecond > 0 ? (needed - milli) / perSecond : Infinity
+    const retryAfterMs = Math.max(1, Math.ceil(Math.min(waitMs, RETRY_MS_MAX)))
     return { ok: false, kind, limit: perSecond, retryAfterMs }
   }
 
