@@ -4,7 +4,7 @@
  * clients first (code, buffers and pools that it makes once), and gets time to settle.
  */
 import { fileURLToPath } from 'node:url'
-import { writeFileSync } from 'node:fs'
+import { copyFileSync, mkdirSync, writeFileSync } from 'node:fs'
 import type { BenchOptions } from './bench.ts'
 import { Lab, residentBytes, type Spawned, which } from './lab.ts'
 import {
@@ -17,6 +17,7 @@ import {
   save,
 } from './report.ts'
 import { idleSotto } from './sotto.ts'
+import { makeCertificate } from './upstreams.ts'
 
 const CLIENT = fileURLToPath(new URL('idle_client.ts', import.meta.url))
 const COUNTS = [1000, 10_000]
@@ -29,25 +30,23 @@ const ROUNDS_MAX = 3
 
 export const IDLE_RACES = COUNTS.map((count) => `idle ${count}`)
 
-const OURS = ['sotto', 'sotto tls']
-export const IDLE_GOALS: Goal[] = [
-  ...IDLE_RACES.flatMap((race) =>
-    ['derper', 'iroh-relay'].map((theirs) => ({
-      says: `memory of an idle agent, ${race}, ÷ ${theirs}`,
-      race,
-      ours: 'sotto',
-      theirs,
-      factor: 1,
-    }))
-  ),
-  ...IDLE_RACES.map((race) => ({
-    says: `memory of an idle agent with TLS, ${race}, ÷ 12 KiB`,
+export const IDLE_ORDER = ['sotto', 'derper', 'derper tls', 'iroh-relay', 'iroh-relay tls']
+export const IDLE_GOALS: Goal[] = IDLE_RACES.flatMap((race) => [
+  ...['derper', 'iroh-relay'].map((theirs) => ({
+    says: `memory of an idle agent (TLS), ${race}, ÷ ${theirs} (no TLS)`,
     race,
-    ours: 'sotto tls',
-    theirs: 12,
+    ours: 'sotto',
+    theirs,
     factor: 1,
   })),
-]
+  {
+    says: `memory of an idle agent (TLS), ${race}, ÷ 12 KiB`,
+    race,
+    ours: 'sotto',
+    theirs: 12,
+    factor: 1,
+  },
+])
 
 /** A relay that idle clients can be opened to. */
 export interface IdleRelay {
@@ -56,36 +55,56 @@ export interface IdleRelay {
   start(lab: Lab): Promise<{ relay: Spawned; client: (count: number) => string[] }>
 }
 
-const derper: IdleRelay = {
-  name: 'derper',
-  missing: () => (which('derper') ? undefined : 'no derper here'),
-  async start(lab) {
-    const port = await lab.freePort()
-    const relay = lab.spawn('derper', [
-      ...[which('derper')!, '-a', `127.0.0.1:${port}`, '-http-port', '-1', '-stun=false'],
-      ...['-c', lab.path('derper.json'), '-hostname', 'localhost'],
-    ])
-    await lab.listens(port, relay)
-    return { relay, client: (count) => [process.execPath, CLIENT, 'derper', `${port}`, `${count}`] }
-  },
+/** The command of a process that holds `count` clients. */
+export function idleClients(kind: string, port: number, tls: boolean): (count: number) => string[] {
+  const last = tls ? ['tls'] : []
+  return (count) => [process.execPath, CLIENT, kind, `${port}`, `${count}`, ...last]
 }
 
-const irohRelay: IdleRelay = {
-  name: 'iroh-relay',
-  missing: () => (which('iroh-relay') ? undefined : 'no iroh-relay here'),
-  async start(lab) {
-    const port = await lab.freePort()
-    const file = lab.path('iroh-relay.toml')
-    writeFileSync(file, `http_bind_addr = "127.0.0.1:${port}"\nenable_metrics = false\n`)
-    const relay = lab.spawn('iroh-relay', [which('iroh-relay')!, '--config-path', file], {
-      env: { RUST_LOG: 'error' },
-    })
-    await lab.listens(port, relay)
-    return {
-      relay,
-      client: (count) => [process.execPath, CLIENT, 'iroh-relay', `${port}`, `${count}`],
-    }
-  },
+function derper(tls: boolean): IdleRelay {
+  return {
+    name: tls ? 'derper tls' : 'derper',
+    missing: () => (which('derper') ? undefined : 'no derper here'),
+    async start(lab) {
+      const port = await lab.freePort()
+      const folder = lab.path('derper')
+      mkdirSync(folder, { recursive: true })
+      if (tls) {
+        const { cert, key } = makeCertificate(lab)
+        copyFileSync(cert, `${folder}/localhost.crt`)
+        copyFileSync(key, `${folder}/localhost.key`)
+      }
+      const relay = lab.spawn('derper', [
+        ...[which('derper')!, '-a', `127.0.0.1:${port}`, '-http-port', '-1', '-stun=false'],
+        ...['-c', `${folder}/derper.json`, '-hostname', 'localhost'],
+        // Without a certificate of its own it speaks plain HTTP on any port but 443.
+        ...(tls ? ['-certmode', 'manual', '-certdir', folder] : []),
+      ])
+      await lab.listens(port, relay)
+      return { relay, client: idleClients('derper', port, tls) }
+    },
+  }
+}
+
+function irohRelay(tls: boolean): IdleRelay {
+  return {
+    name: tls ? 'iroh-relay tls' : 'iroh-relay',
+    missing: () => (which('iroh-relay') ? undefined : 'no iroh-relay here'),
+    async start(lab) {
+      const [port, plain] = [await lab.freePort(), await lab.freePort()]
+      const file = lab.path('iroh-relay.toml')
+      const head = `http_bind_addr = "127.0.0.1:${tls ? plain : port}"\nenable_metrics = false\n`
+      const { cert, key } = makeCertificate(lab)
+      const secure = `[tls]\nhttps_bind_addr = "127.0.0.1:${port}"\ncert_mode = "Manual"\n` +
+        `manual_cert_path = "${cert}"\nmanual_key_path = "${key}"\nhostname = "localhost"\n`
+      writeFileSync(file, tls ? head + secure : head)
+      const relay = lab.spawn('iroh-relay', [which('iroh-relay')!, '--config-path', file], {
+        env: { RUST_LOG: 'error' },
+      })
+      await lab.listens(port, relay)
+      return { relay, client: idleClients('iroh-relay', port, tls) }
+    },
+  }
 }
 
 async function settledBytes(relay: Spawned): Promise<number> {
@@ -121,9 +140,9 @@ export async function idleFigures(
   columns: Columns,
   { options, report }: { options: BenchOptions; report: Report },
 ): Promise<void> {
-  const kinds = [...idleSotto, derper, irohRelay].filter(({ name }) =>
-    options.only === undefined || options.only.some((start) => name.startsWith(start))
-  )
+  const kinds = [idleSotto, derper(false), derper(true), irohRelay(false), irohRelay(true)].filter((
+    { name },
+  ) => options.only === undefined || options.only.some((start) => name.startsWith(start)))
   const rounds = Math.min(ROUNDS_MAX, options.rounds)
   for (const count of options.quick ? COUNTS_QUICK : COUNTS) {
     const column = { race: `idle ${count}`, unit: 'KiB each', digits: 1, better: 'less' } as const
@@ -151,14 +170,13 @@ export async function idleFigures(
 export async function idle(options: BenchOptions): Promise<void> {
   const lab = new Lab()
   const report = emptyReport('idle', { ...options, rounds: Math.min(ROUNDS_MAX, options.rounds) })
-  report.notes.push('derper and iroh-relay over plain HTTP: TLS would cost them more.')
   try {
     const columns = new Columns()
     await idleFigures(lab, columns, { options, report })
     report.columns = columns.all
     report.goals = checkGoals(report.columns, IDLE_GOALS)
     const tables = [{ title: 'Idle agents', races: IDLE_RACES }]
-    const text = markdown(report, tables, [...OURS, 'derper', 'iroh-relay'])
+    const text = markdown(report, tables, IDLE_ORDER)
     console.log(text)
     console.error(`written to ${save(report, text)}`)
   } finally {

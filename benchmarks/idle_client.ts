@@ -2,22 +2,28 @@
  * One process that holds many idle clients of a relay: each does the whole handshake of its protocol,
  * answers keepalives, and otherwise stays silent.
  *
- *     bun idle_client.ts derper|iroh-relay PORT COUNT    → {"open":N}, then waits to be ended
+ *     bun idle_client.ts derper|iroh-relay|sotto PORT COUNT [tls]    → {"open":N}, then waits to be ended
  *
  * DERP: HTTP upgrade without an answer (fast start); frame = type, u32 length, payload. The server's key
  * comes first; the client answers with its own key and a NaCl box (tailscale derp/derp.go).
  * iroh-relay: WebSocket, a challenge of 16 bytes, Ed25519 over its BLAKE3 derivation (iroh-relay
- * src/protos/handshake.rs).
+ * src/protos/handshake.rs). sotto: a home link by the agent's own code, each with an identity of its own.
  */
 import { createPublicKey, diffieHellman, generateKeyPairSync, randomBytes, sign } from 'node:crypto'
 import { hsalsa, xsalsa20poly1305 } from '@noble/ciphers/salsa.js'
 import { blake3 } from '@noble/hashes/blake3.js'
+import { hostWorld } from '../agent/host/world.ts'
+import { openLink } from '../agent/link.ts'
+import { GROUP_BYTES } from '../core/admit.ts'
+import { generateIdentity } from '../core/key.ts'
+import type { Socket } from '../core/socket.ts'
 
 /** Handshakes at a time. */
 const WIDTH = 32
 const OPEN_MS_MAX = 20_000
+const PING_MS = 10_000
 
-type Open = (port: number) => Promise<void>
+type Open = (port: number, tls: boolean) => Promise<void>
 
 /** Raw keys as the key objects of node:crypto want them. */
 const X25519_SPKI = Buffer.from('302a300506032b656e032100', 'hex')
@@ -62,19 +68,19 @@ function derpClientInfo(serverKey: Uint8Array): Buffer {
   return derpFrame(DERP.clientInfo, Buffer.concat([ourKey, nonce, box(shared, nonce, info)]))
 }
 
-const openDerp: Open = async (port) => {
+const openDerp: Open = async (port, tls) => {
   const { promise, resolve, reject } = Promise.withResolvers<void>()
   let pending = Buffer.alloc(0)
+  const request =
+    'GET /derp HTTP/1.1\r\nHost: localhost\r\nUpgrade: DERP\r\nConnection: Upgrade\r\n' +
+    'Derp-Fast-Start: 1\r\n\r\n'
   await Bun.connect({
     hostname: '127.0.0.1',
     port,
+    ...(tls ? { tls: { rejectUnauthorized: false, serverName: 'localhost' } } : {}),
     socket: {
-      open(socket) {
-        socket.write(
-          'GET /derp HTTP/1.1\r\nHost: localhost\r\nUpgrade: DERP\r\nConnection: Upgrade\r\n' +
-            'Derp-Fast-Start: 1\r\n\r\n',
-        )
-      },
+      open: (socket) => void (tls || socket.write(request)),
+      handshake: (socket) => void socket.write(request),
       data(socket, chunk) {
         pending = Buffer.concat([pending, chunk])
         while (pending.length >= 5 && pending.length >= 5 + pending.readUInt32BE(1)) {
@@ -110,9 +116,15 @@ function irohAuth(challenge: Uint8Array): Uint8Array {
   ])
 }
 
-const openIroh: Open = (port) => {
+/** Bun's WebSocket takes TLS options, which the types of browsers do not know. */
+const BunWebSocket = WebSocket as unknown as new (url: string, options: object) => WebSocket
+
+const openIroh: Open = (port, tls) => {
   const { promise, resolve, reject } = Promise.withResolvers<void>()
-  const socket = new WebSocket(`ws://127.0.0.1:${port}/relay`, 'iroh-relay-v2')
+  const socket = new BunWebSocket(`${tls ? 'wss' : 'ws'}://127.0.0.1:${port}/relay`, {
+    protocols: ['iroh-relay-v2'],
+    tls: { rejectUnauthorized: false },
+  })
   socket.binaryType = 'arraybuffer'
   socket.onmessage = ({ data }) => {
     const message = new Uint8Array(data as ArrayBuffer)
@@ -131,7 +143,47 @@ const openIroh: Open = (port) => {
 /** Sockets that nothing else refers to. */
 const held: unknown[] = []
 
-const OPENERS: Record<string, Open> = { derper: openDerp, 'iroh-relay': openIroh }
+const world = hostWorld()
+const links: Socket[] = []
+
+const openSotto: Open = async (port) => {
+  const { promise, resolve, reject } = Promise.withResolvers<void>()
+  const identity = generateIdentity(world.crypto)
+  const socket = await openLink({
+    clock: world.clock,
+    crypto: world.crypto,
+    identity,
+    relay: new URL(`https://localhost:${port}`),
+    credential: { kind: 'none' },
+    group16: randomBytes(GROUP_BYTES),
+    version: 'benchmark',
+    open: async (url) => {
+      const { socket, certificate } = await world.link.open(url, { trust: 'admission' })
+      return { socket, certificate, trusted: false }
+    },
+    pin: () => true,
+  }, {
+    role: 'home',
+    target: identity.public,
+    admitted() {
+      resolve()
+      return { message() {}, closed: (code) => console.error(`closed with ${code}`) }
+    },
+    ended: ({ code, reason, error }) =>
+      reject(new Error(`ended with ${code} ${reason} ${error?.message ?? ''}`)),
+  })
+  links.push(socket)
+  await promise
+}
+
+/** An agent keeps its links alive by pings; one timer does it for all. */
+function keepAlive(): void {
+  setInterval(() => {
+    for (const link of links) link.ping?.()
+  }, PING_MS)
+}
+
+const OPENERS: Record<string, Open> = { derper: openDerp, 'iroh-relay': openIroh, sotto: openSotto }
 
 async function main(): Promise<void> {
   const [kind, port, count] = [
@@ -141,6 +193,8 @@ async function main(): Promise<void> {
   ]
   const open = OPENERS[kind]
   if (!open) throw new Error(`Cannot be a client of ${kind}`)
+  const tls = process.argv[5] === 'tls'
+  if (kind === 'sotto') keepAlive()
   let started = 0
   const worker = async () => {
     while (started++ < count) {
@@ -148,7 +202,7 @@ async function main(): Promise<void> {
         Promise.reject(new Error('no admission in time'))
       )
       late.catch(() => {})
-      await Promise.race([open(port), late])
+      await Promise.race([open(port, tls), late])
     }
   }
   await Promise.all(Array.from({ length: Math.min(WIDTH, count) }, worker))

@@ -80,14 +80,21 @@ export class Lab {
   }
 
   /** A port on loopback that nobody listens on and that this lab has not given away before. */
-  async freePort(): Promise<number> {
+  freePort(): Promise<number> {
+    return this.freePorts(1)
+  }
+
+  /** The first of `count` free ports in a row. */
+  async freePorts(count: number): Promise<number> {
     for (let i = 0; i < PORT_TRIES_MAX; i++) {
-      const port = PORT_FIRST + Math.floor(Math.random() * (PORT_LAST - PORT_FIRST + 1))
-      if (this.#taken.has(port) || !(await canListen(port))) continue
-      this.#taken.add(port)
-      return port
+      const first = PORT_FIRST + Math.floor(Math.random() * (PORT_LAST - PORT_FIRST + 2 - count))
+      const ports = Array.from({ length: count }, (_, at) => first + at)
+      if (ports.some((port) => this.#taken.has(port))) continue
+      if (!(await Promise.all(ports.map(canListen))).every((free) => free)) continue
+      for (const port of ports) this.#taken.add(port)
+      return first
     }
-    throw new Error(`Cannot find a free port: ${PORT_TRIES_MAX} tries were taken`)
+    throw new Error(`Cannot find ${count} free ports: ${PORT_TRIES_MAX} tries were taken`)
   }
 
   /** Starts a process in a group of its own, its output in the lab's folder. */

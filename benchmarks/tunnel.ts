@@ -5,7 +5,7 @@
  */
 import type { BenchOptions } from './bench.ts'
 import { type Contender, type Racer, rivals } from './contenders.ts'
-import { IDLE_GOALS, IDLE_RACES, idleFigures } from './idle.ts'
+import { IDLE_GOALS, IDLE_ORDER, IDLE_RACES, idleFigures } from './idle.ts'
 import { cpuSeconds, Lab, residentBytes } from './lab.ts'
 import {
   answers,
@@ -326,7 +326,7 @@ export async function tunnel(options: BenchOptions): Promise<void> {
     if (chosen('idle', options.races)) await idleFigures(lab, columns, { options, report })
     report.columns = columns.all
     report.goals = checkGoals(report.columns, GOALS)
-    const text = markdown(report, TABLES, [...all.map(({ name }) => name), 'derper', 'iroh-relay'])
+    const text = markdown(report, TABLES, [...all.map(({ name }) => name), ...IDLE_ORDER.slice(1)])
     console.log(text)
     say(`written to ${save(report, text)}`)
   } finally {
