@@ -1,4 +1,4 @@
-// runtimes: bun node
+// runtimes: bun node deno
 // seconds: 240
 /**
  * The store as a file: rights, a process killed in the middle of writes, a full disk, two processes

@@ -1,4 +1,4 @@
-// runtimes: bun node
+// runtimes: bun node deno
 // needs: root
 /**
  * A disk that is full: the store sits on a file system of one megabyte that another file fills.
