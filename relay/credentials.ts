@@ -321,11 +321,12 @@ export class Credentials {
     const { serial, recent } = revocations(await this.#store.get(REVOKED))
     // Where the first read failed, what came since is unknown: then all are told.
     const fresh = serial - (this.#serial ?? -1)
-    this.#serial = serial
     if (fresh === 0) return
     const news = fresh > 0 && fresh <= recent.length
       ? recent.slice(recent.length - fresh)
       : await this.#allRevoked()
+    // Only now: a read that failed is tried again by the next poll.
+    this.#serial = serial
     for (const [id, scope] of news) if (!this.#told.delete(id)) this.#tell(id, scope)
     // What another process revoked again cannot be, so nothing in it is awaited any longer.
     this.#told.clear()

@@ -281,6 +281,40 @@ test('under watch() more revocations than the news holds are told all the same',
   watch.cancel()
 })
 
+test('under watch() a store that fails for a while loses no revocation', async () => {
+  const store = memoryStore()
+  const clock = new ManualClock()
+  let failing = true
+  const unless = <Result>(run: () => Promise<Result>): Promise<Result> =>
+    failing ? Promise.reject(new TunnelError('store/busy', 'no')) : run()
+  const relay = open({
+    ...store,
+    get: (key) => unless(() => store.get(key)),
+    list: (prefix, options) => unless(() => store.list(prefix, options)),
+  }, clock)
+  const command = open(store, clock)
+  const told: string[] = []
+  relay.onRevoked((id) => told.push(id))
+  const failures: unknown[] = []
+  const watch = relay.watch({ failed: (error) => failures.push(error) })
+  const made = [1, 2].map(() => command.create({ kind: 'key', scope: 'alice' }))
+  const [first, second] = (await Promise.all(made)).map(({ id }) => id)
+  await command.revoke(first!)
+  await tick(clock, 500)
+  assert.ok(failures.length > 0)
+  assert.equal(told, [])
+  failing = false
+  await tick(clock, 500)
+  assert.equal(told, [first])
+  failing = true
+  await command.revoke(second!)
+  await tick(clock, 500)
+  failing = false
+  await tick(clock, 500)
+  assert.equal(told, [first, second])
+  watch.cancel()
+})
+
 test('the first start makes one admin key, of several at once only one', async () => {
   const store = memoryStore()
   const made = (await Promise.all([1, 2, 3, 4].map(() => open(store).ensureAdmin()))).filter(
