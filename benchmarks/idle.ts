@@ -157,6 +157,7 @@ export async function idleFigures(
           columns.add(column, kind.name, await measure(lab, kind, count))
           console.error(`  ${kind.name}: ${count} idle clients measured`)
         } catch (error) {
+          lab.goOn()
           const reason = error instanceof Error ? error.message : String(error)
           report.failures.push(`${kind.name}, ${count} idle clients: ${reason}`)
           console.error(`  ${kind.name} fails with ${count} idle clients: ${reason}`)

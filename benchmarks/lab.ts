@@ -103,7 +103,7 @@ export class Lab {
     command: string[],
     options: { env?: Record<string, string>; cwd?: string } = {},
   ): Spawned {
-    if (this.#closing) throw new Error(`Cannot start ${name}: the benchmark is being stopped`)
+    this.goOn()
     const file = this.path(
       `${name.replaceAll(/[^a-z0-9]+/gi, '-')}-${this.#taken.size}-${Date.now()}.log`,
     )
@@ -163,6 +163,11 @@ export class Lab {
       }
       await Bun.sleep(5)
     }
+  }
+
+  /** Throws when the lab is being closed, as on Ctrl-C: what fails from now on says nothing. */
+  goOn(): void {
+    if (this.#closing) throw new Error('the benchmark was stopped')
   }
 
   close(): Promise<void> {

@@ -241,6 +241,7 @@ async function enter(
     say(`  ${contender.name}: bytes agree`)
     return { contender, racer }
   } catch (error) {
+    lab.goOn()
     report.failures.push(`${contender.name} does not race: ${reason(error)}`)
     say(`  ${contender.name}: does not race, ${reason(error)}`)
     await racer?.stop()
@@ -268,6 +269,7 @@ async function runRace(
         }
         if (figures) await Bun.sleep(PAUSE_MS)
       } catch (error) {
+        setting.lab.goOn()
         out.add(contender.name)
         for (const column of Object.values(race.columns)) columns.drop(column.race, contender.name)
         report.failures.push(
