@@ -1,119 +1,132 @@
 /**
- * What a `TLSSocket` can sit on. A stream socket is taken out of its `Conn` and carries TLS inside the
- * runtime; any other `Conn` (a stream of a link, a callback socket) is dressed up as a Duplex.
+ * What a `TLSSocket` sits on: always a real socket. A stream socket is taken out of its `Conn`. Any
+ * other `Conn` (a stream of a link, a callback socket) gets a local connection of this process to
+ * itself: over a plain Duplex the runtime's TLS never says that it is full (measured: 127 MB queued)
+ * and shuts both directions at the peer's close_notify; over a socket it does both right, as fast.
+ *
+ * The local connection is a unix socket (an abstract one on Linux), a loopback port on Windows. An end
+ * proves itself with a token, so another program that finds it gets nothing.
  */
-import { Socket } from 'node:net'
-import { Duplex } from 'node:stream'
+import { randomBytes } from 'node:crypto'
+import { mkdtempSync, rmSync } from 'node:fs'
+import * as net from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { TLSSocket } from 'node:tls'
 import { DuplexConn } from '../../core/duplex_conn.ts'
+import { asTunnelError } from '../../core/errors.ts'
+import { nativeCallbacks } from '../../core/native_conn.ts'
+import type { NativeConn } from '../../core/native_conn.ts'
+import { splice } from '../../core/socket.ts'
 import type { Conn } from '../../core/socket.ts'
 
-/** Bytes that wait in the Duplex before the `Conn` below is paused. */
-const READ_BYTES = 262_144
-/** Bytes that wait to be written before TLS stops making more. */
-const WRITE_BYTES = 262_144
+const TOKEN_BYTES = 16
+/** An end that has not proven itself by then is dropped. */
+const TOKEN_MS = 2_000
+/** Ends that wait to prove themselves at once; more are dropped. */
+const UNPROVEN_MAX = 256
 
 /**
- * The carrier as a stream that has not been read yet. `first`, bytes that were read from it already,
- * come first. The `Conn` is dead afterwards.
+ * A socket that carries the bytes of `conn` and has not been read yet; `first`, bytes that were read
+ * already, come first. The `Conn` belongs to it from then on.
  */
-export function carrierOf(conn: Conn, first: Uint8Array): Duplex {
+export function carrierOf(conn: Conn, first: Uint8Array): net.Socket | Promise<net.Socket> {
   if (conn instanceof DuplexConn) {
     const raw: unknown = conn.raw
-    if (raw instanceof Socket && !(raw instanceof TLSSocket)) {
+    if (raw instanceof net.Socket && !(raw instanceof TLSSocket)) {
       raw.pause()
       conn.detach()
-      if (first.length > 0) raw.unshift(buffer(first))
+      if (first.length > 0) {
+        raw.unshift(Buffer.from(first.buffer, first.byteOffset, first.byteLength))
+      }
       return raw
     }
   }
-  return new ConnDuplex(conn, first)
+  return pair().then(({ socket, other }) => {
+    if (first.length > 0) other.write(first)
+    splice(conn, other)
+    return socket
+  }, (error) => {
+    conn.abort()
+    throw asTunnelError(error, 'tls/carrier')
+  })
 }
 
-function buffer(bytes: Uint8Array): Buffer {
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+interface Meeting {
+  target: { path: string } | { host: string; port: number }
+  expected: Map<string, (conn: NativeConn) => void>
 }
 
-/** A `Conn` in the shape of a Node stream. */
-export class ConnDuplex extends Duplex {
-  readonly remoteAddress: string
-  readonly remotePort: number
-  readonly #conn: Conn
-  /** Set while the Conn has more queued than it likes; called at its drain. */
-  #written: ((error?: Error | null) => void) | undefined
-  #closed = false
+let meeting: Meeting | undefined
 
-  constructor(conn: Conn, first: Uint8Array) {
-    super({
-      allowHalfOpen: true,
-      readableHighWaterMark: READ_BYTES,
-      writableHighWaterMark: WRITE_BYTES,
-    })
-    this.#conn = conn
-    this.remoteAddress = conn.remoteAddress
-    this.remotePort = conn.remotePort
-    if (first.length > 0) this.push(buffer(first))
-    conn.handle({
-      data: (bytes) => {
-        if (!this.push(buffer(bytes))) conn.pause()
-      },
-      drain: () => this.#drained(),
-      end: () => void this.push(null),
-      closed: (error) => {
-        this.#closed = true
-        this.#drained(error ?? new Error('connection closed'))
-        if (error) this.destroy(error)
-        else if (!this.readableEnded) this.push(null)
-        // Nothing more can be written, whatever this end still meant to say.
-        if (!this.writableFinished) this.destroy(error)
-      },
-    })
-  }
-
-  #drained(error?: Error): void {
-    const written = this.#written
-    this.#written = undefined
-    written?.(error)
-  }
-
-  override _read(): void {
-    if (!this.#closed) this.#conn.resume()
-  }
-
-  override _write(chunk: Buffer, _: string, done: (error?: Error | null) => void): void {
-    this.#sent(this.#conn.write(chunk), done)
-  }
-
-  override _writev(
-    chunks: { chunk: Buffer; encoding: string }[],
-    done: (error?: Error | null) => void,
-  ): void {
-    this.#sent(
-      this.#conn.write(
-        chunks.length === 1 ? chunks[0]!.chunk : Buffer.concat(chunks.map(({ chunk }) => chunk)),
-      ),
-      done,
-    )
-  }
-
-  #sent(sent: ReturnType<Conn['write']>, done: (error?: Error | null) => void): void {
-    if (sent === 'ok') done()
-    else if (sent === 'queued') this.#written = done
-    else done(new Error('connection lost'))
-  }
-
-  override _final(done: (error?: Error | null) => void): void {
-    this.#conn.end()
-    done()
-  }
-
-  override _destroy(error: Error | null, done: (error: Error | null) => void): void {
-    if (!this.#closed) {
-      // Both directions ended in order: the Conn closes by itself. Otherwise it is cut.
-      if (this.writableFinished && this.readableEnded) this.#conn.end()
-      else this.#conn.abort()
+/** Both ends of a local connection. */
+function pair(): Promise<{ socket: net.Socket; other: Conn }> {
+  const { target, expected } = meeting ??= meet()
+  return new Promise((resolve, reject) => {
+    const token = randomBytes(TOKEN_BYTES)
+    const name = token.toString('hex')
+    const socket = net.connect({ ...target, allowHalfOpen: true, noDelay: true })
+    function fail(error?: Error): void {
+      clearTimeout(timer)
+      expected.delete(name)
+      socket.destroy()
+      reject(error ?? new Error('no local connection'))
     }
-    this.#drained(error ?? new Error('connection closed'))
-    done(error)
+    const timer = setTimeout(fail, TOKEN_MS)
+    socket.on('error', fail)
+    expected.set(name, (other) => {
+      clearTimeout(timer)
+      socket.removeListener('error', fail)
+      resolve({ socket, other })
+    })
+    socket.write(token)
+  })
+}
+
+/** The place where both ends meet; opened once, never keeps the process alive. */
+function meet(): Meeting {
+  const expected: Meeting['expected'] = new Map()
+  let unproven = 0
+  const accepted = (conn: NativeConn): void => {
+    if (unproven >= UNPROVEN_MAX) return conn.abort()
+    unproven++
+    const timer = setTimeout(() => conn.abort(), TOKEN_MS)
+    let over = false
+    const settle = (): void => {
+      if (!over) unproven--
+      over = true
+      clearTimeout(timer)
+    }
+    let said = Buffer.alloc(0)
+    conn.handle({
+      data(bytes) {
+        said = Buffer.concat([said, bytes])
+        if (said.length < TOKEN_BYTES) return
+        const name = said.toString('hex')
+        const met = expected.get(name)
+        expected.delete(name)
+        settle()
+        if (met) met(conn)
+        else conn.abort()
+      },
+      end: () => conn.abort(),
+      closed: settle,
+    })
   }
+  const socket = nativeCallbacks(accepted) as unknown as Bun.SocketHandler<NativeConn>
+  const data = undefined as unknown as NativeConn
+  const common = { allowHalfOpen: true, socket, data }
+  if (process.platform === 'win32') {
+    const server = Bun.listen<NativeConn>({ hostname: '127.0.0.1', port: 0, ...common })
+    server.unref()
+    return { target: { host: '127.0.0.1', port: server.port }, expected }
+  }
+  let path = `\0sotto-${randomBytes(TOKEN_BYTES).toString('hex')}`
+  if (process.platform !== 'linux') {
+    const directory = mkdtempSync(join(tmpdir(), 'sotto-'))
+    path = join(directory, 'tls')
+    process.once('exit', () => rmSync(directory, { recursive: true, force: true }))
+  }
+  Bun.listen<NativeConn>({ unix: path, ...common }).unref()
+  return { target: { path }, expected }
 }

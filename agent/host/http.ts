@@ -22,9 +22,7 @@ import type {
   HttpServer,
   TlsConn,
 } from '../world.ts'
-import { ConnDuplex } from './carrier.ts'
 import { bareHost, connectError } from './tcp.ts'
-import { HostTlsConn } from './tls.ts'
 
 /** Time for a request's head to arrive whole. */
 const HEAD_MS = 20_000
@@ -92,10 +90,7 @@ function server(handler: HttpHandler): HttpServer {
   })
   return {
     accept(conn: TlsConn, visitor: Visitor) {
-      // A TLSSocket over a Duplex does not say when it is full; the Conn above it does.
-      const socket = conn instanceof HostTlsConn && !conn.below
-        ? conn.detach()
-        : new ConnDuplex(conn, EMPTY)
+      const socket = conn.detach() as Duplex
       socket.on('error', () => {})
       open.set(socket, visitor)
       return new Promise((resolve) => {

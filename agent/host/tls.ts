@@ -8,11 +8,11 @@
  */
 import { constants, createHash, createPrivateKey, X509Certificate } from 'node:crypto'
 import { isIP } from 'node:net'
-import type { Duplex } from 'node:stream'
+import type { Socket } from 'node:net'
 import * as tls from 'node:tls'
 import { DuplexConn } from '../../core/duplex_conn.ts'
 import { TunnelError } from '../../core/errors.ts'
-import type { Conn, ConnHandler, Sent } from '../../core/socket.ts'
+import type { Conn } from '../../core/socket.ts'
 import type {
   CertificateFacts,
   Target,
@@ -22,7 +22,7 @@ import type {
   TlsIdentity,
   TlsServeOptions,
 } from '../world.ts'
-import { carrierOf, ConnDuplex } from './carrier.ts'
+import { carrierOf } from './carrier.ts'
 import { bareHost, connectDuplex, describeTarget } from './tcp.ts'
 import { ALERT, sealAlert, serverSecret } from './tls_alert.ts'
 
@@ -33,20 +33,15 @@ const EMPTY = new Uint8Array(0)
 
 export const hostTls: Tls = { serve, connect, inspect, peerCertificate }
 
-export class HostTlsConn extends DuplexConn<tls.TLSSocket> implements TlsConn {
+class HostTlsConn extends DuplexConn<tls.TLSSocket> implements TlsConn {
   readonly alpn: string | false
   readonly servername: string | undefined
   readonly version: string
   readonly peerCertificate: Uint8Array | undefined
   readonly resumed: boolean
-  /** What carries it, where that is no socket of the runtime's own. */
-  readonly below: ConnDuplex | undefined
-  #handler: ConnHandler | undefined
 
-  constructor(socket: tls.TLSSocket, below: Duplex) {
+  constructor(socket: tls.TLSSocket) {
     super(socket)
-    this.below = below instanceof ConnDuplex ? below : undefined
-    this.below?.on('drain', () => this.#drained())
     this.alpn = socket.alpnProtocol || false
     const servername = (socket as { servername?: unknown }).servername
     this.servername = typeof servername === 'string' && servername !== '' ? servername : undefined
@@ -55,38 +50,8 @@ export class HostTlsConn extends DuplexConn<tls.TLSSocket> implements TlsConn {
     this.resumed = socket.isSessionReused()
   }
 
-  /**
-   * A TLSSocket over a Duplex says "drained" whenever it has sealed a chunk, however full the Duplex
-   * is (measured: 127 MB queued), so the Duplex has the last word.
-   */
-  override handle(handler: ConnHandler): void {
-    this.#handler = handler
-    super.handle(this.below ? { ...bound(handler), drain: () => this.#drained() } : handler)
-  }
-
-  #drained(): void {
-    if (!this.raw.writableNeedDrain && !this.below?.writableNeedDrain) this.#handler?.drain?.()
-  }
-
-  override write(bytes: Uint8Array): Sent {
-    const sent = super.write(bytes)
-    return sent === 'ok' && this.below?.writableNeedDrain ? 'queued' : sent
-  }
-
-  override buffered(): number {
-    return super.buffered() + (this.below?.writableLength ?? 0)
-  }
-
   exporter(label: string, bytes: number, context?: Uint8Array): Uint8Array {
     return this.raw.exportKeyingMaterial(bytes, label, Buffer.from(context ?? EMPTY))
-  }
-}
-
-function bound(handler: ConnHandler): ConnHandler {
-  return {
-    data: (bytes) => handler.data(bytes),
-    end: () => handler.end(),
-    closed: (error) => handler.closed(error),
   }
 }
 
@@ -98,6 +63,7 @@ function contextOf(identity: TlsIdentity, asks: boolean): tls.SecureContext {
   if (!uses) contexts.set(identity, uses = new Map())
   let context = uses.get(asks)
   if (!context) {
+    leafAndKey(identity)
     try {
       context = tls.createSecureContext({
         cert: identity.cert,
@@ -117,16 +83,21 @@ function contextOf(identity: TlsIdentity, asks: boolean): tls.SecureContext {
   return context
 }
 
-function serve(carrier: Conn, first: Uint8Array, options: TlsServeOptions): Promise<TlsConn> {
+async function serve(
+  carrier: Conn,
+  first: Uint8Array,
+  options: TlsServeOptions,
+): Promise<TlsConn> {
   const asks = options.admit !== undefined
   let secureContext: tls.SecureContext
   try {
     secureContext = contextOf(options.identity, asks)
   } catch (error) {
     carrier.abort()
-    return Promise.reject(error)
+    throw error
   }
-  const below = carrierOf(carrier, first)
+  const reached = carrierOf(carrier, first)
+  const below = reached instanceof Promise ? await reached : reached
   const choose = options.chooseAlpn
   const socket = new tls.TLSSocket(below, {
     isServer: true,
@@ -142,7 +113,6 @@ function serve(carrier: Conn, first: Uint8Array, options: TlsServeOptions): Prom
   let secret: Buffer | undefined
   if (asks) socket.on('keylog', (line: Buffer) => void (secret ??= serverSecret(line)))
   return handshake(socket, {
-    below,
     event: 'secure',
     timeoutMs: options.timeoutMs ?? HANDSHAKE_MS,
     subject: 'visitor',
@@ -164,7 +134,7 @@ function serve(carrier: Conn, first: Uint8Array, options: TlsServeOptions): Prom
 function refuse(
   socket: tls.TLSSocket,
   { below, secret, alert }: {
-    below: Duplex
+    below: Socket
     secret: Buffer | undefined
     alert: keyof typeof ALERT
   },
@@ -188,7 +158,7 @@ async function connect(options: TlsConnectOptions): Promise<TlsConn> {
   const host = options.target && 'host' in options.target ? bareHost(options.target.host) : ''
   const name = options.servername ?? host
   const carrier = options.carrier ?? await connectDuplex({ ...targetOf(options), timeoutMs })
-  const below = carrierOf(carrier, EMPTY)
+  const below = await carrierOf(carrier, EMPTY)
   let socket: tls.TLSSocket
   try {
     socket = tls.connect({
@@ -208,7 +178,6 @@ async function connect(options: TlsConnectOptions): Promise<TlsConn> {
     })
   }
   return handshake(socket, {
-    below,
     event: 'secureConnect',
     timeoutMs: Math.max(1, timeoutMs - (performance.now() - startedMs)),
     subject: name || (options.target ? describeTarget(options.target) : 'peer'),
@@ -253,37 +222,39 @@ async function peerCertificate(
 }
 
 function inspect(identity: TlsIdentity): CertificateFacts {
+  const leaf = leafAndKey(identity)
+  // The stack may still refuse what could be read, such as a chain out of order.
+  contextOf(identity, false)
+  const der = new Uint8Array(leaf.raw)
+  return {
+    der,
+    fingerprint: sha256(der),
+    notBeforeMs: Date.parse(leaf.validFrom),
+    notAfterMs: Date.parse(leaf.validTo),
+    names: (leaf.subjectAltName ?? '').split(', ').filter((name) => name !== '').map((name) =>
+      name.replace(/^(DNS|IP Address):/, '').toLowerCase()
+    ),
+  }
+}
+
+/** The leaf, once it is sure that the key is its own: the stack itself finds out only in a handshake. */
+function leafAndKey(identity: TlsIdentity): X509Certificate {
   try {
     const leaf = new X509Certificate(identity.cert)
-    if (!leaf.checkPrivateKey(createPrivateKey(identity.key))) {
-      throw new TunnelError(
-        'tls/certificate',
-        'Cannot use certificate: found a key that is not the one it names',
-      )
-    }
-    // The stack may still refuse what could be read, such as a chain out of order.
-    contextOf(identity, false)
-    const der = new Uint8Array(leaf.raw)
-    return {
-      der,
-      fingerprint: sha256(der),
-      notBeforeMs: Date.parse(leaf.validFrom),
-      notAfterMs: Date.parse(leaf.validTo),
-      names: (leaf.subjectAltName ?? '').split(', ').filter((name) => name !== '').map((name) =>
-        name.replace(/^(DNS|IP Address):/, '').toLowerCase()
-      ),
-    }
+    if (leaf.checkPrivateKey(createPrivateKey(identity.key))) return leaf
   } catch (cause) {
-    if (cause instanceof TunnelError) throw cause
     throw new TunnelError('tls/certificate', 'Cannot use certificate: found no readable PEM pair', {
       cause,
       hint: 'Expected a certificate (chain) and its unencrypted private key, both in PEM',
     })
   }
+  throw new TunnelError(
+    'tls/certificate',
+    'Cannot use certificate: found a key that is not the one it names',
+  )
 }
 
 interface Handshake {
-  below: Duplex
   event: 'secure' | 'secureConnect'
   timeoutMs: number
   subject: string
@@ -338,7 +309,7 @@ function handshake(socket: tls.TLSSocket, options: Handshake): Promise<TlsConn> 
         return
       }
       release()
-      const conn = new HostTlsConn(socket, options.below)
+      const conn = new HostTlsConn(socket)
       socket.removeListener('error', broken)
       resolve(conn)
     }

@@ -18,7 +18,10 @@ export async function openUdp(target: { host: string; port: number }): Promise<D
   const host = bareHost(target.host)
   let socket: Bun.udp.ConnectedSocket<'uint8array'>
   try {
-    const address = isIP(host) === 0 ? (await lookup(host)).address : host
+    // `localhost` is IPv4 first, as it is for TCP upstreams.
+    const address = isIP(host) === 0
+      ? (await lookup(host, host === 'localhost' ? { order: 'ipv4first' } : {})).address
+      : host
     socket = await Bun.udpSocket({
       connect: { hostname: address, port: target.port },
       binaryType: 'uint8array',
@@ -26,8 +29,9 @@ export async function openUdp(target: { host: string; port: number }): Promise<D
         data(_, datagram) {
           if (!closed) handler?.message(datagram)
         },
-        error(_, error) {
-          end(error)
+        error(...values: unknown[]) {
+          // Declared with the socket first, called with the error alone.
+          end(values.find((value) => value instanceof Error) ?? new Error('refused'))
         },
       },
     })
