@@ -1,0 +1,227 @@
+/**
+ * From the command line to a command: finds the verb, reads its arguments by its page, runs it, and
+ * says what went wrong. Commands are loaded when they are asked for, so that each starts fast.
+ */
+import { Command as Parser, CommanderError, Option } from 'commander'
+import { asTunnelError, TunnelError } from '../../core/errors.ts'
+import { VERSION } from '../version.ts'
+import type { StopReason, World } from '../world.ts'
+import { renderPage, table } from './page.ts'
+import type { Command, Given, Page } from './page.ts'
+
+const EXIT_ERROR = 1
+const EXIT_USAGE = 2
+
+interface Verb {
+  summary: string
+  /** Left out of the overview: an implementation of something else. */
+  hidden?: boolean
+  load?(): Promise<Command>
+  verbs?: Readonly<Record<string, Verb>>
+}
+
+const VERBS: Readonly<Record<string, Verb>> = {
+  http: {
+    summary: 'give a local HTTP service a public https URL',
+    load: async () => (await import('../commands/http.ts')).http,
+  },
+  tcp: {
+    summary: 'let chosen agents, or anybody, reach a local TCP service',
+    load: async () => (await import('../commands/tcp.ts')).tcp,
+  },
+  udp: {
+    summary: 'open a UDP port of the relay onto a local service',
+    load: async () => (await import('../commands/udp.ts')).udp,
+  },
+  connect: {
+    summary: "reach another agent's private endpoint",
+    load: async () => (await import('../commands/connect.ts')).connect,
+  },
+  relay: {
+    summary: 'run a relay, or manage one',
+    load: async () => (await import('../commands/relay.ts')).relay,
+    verbs: {
+      keys: credentialVerbs('keys', 'API keys'),
+      tokens: credentialVerbs('tokens', 'fleet tokens'),
+      block: {
+        summary: 'cut a name or a scope off at once',
+        load: async () => (await import('../commands/names.ts')).block,
+      },
+      unblock: {
+        summary: 'let a name or a scope in again',
+        load: async () => (await import('../commands/names.ts')).unblock,
+      },
+      names: {
+        summary: 'reserved names',
+        verbs: {
+          list: {
+            summary: 'list the reserved names',
+            load: async () => (await import('../commands/names.ts')).listNames,
+          },
+          release: {
+            summary: 'release a name that nobody serves now',
+            load: async () => (await import('../commands/names.ts')).releaseName,
+          },
+        },
+      },
+    },
+  },
+  status: {
+    summary: 'show the relay, the identity and what is being served',
+    load: async () => (await import('../commands/status.ts')).status,
+  },
+  identity: {
+    summary: 'show who this agent is',
+    load: async () => (await import('../commands/identity.ts')).identity,
+  },
+  peers: {
+    summary: 'pins: which identity is behind which name',
+    verbs: {
+      list: {
+        summary: 'list the pins',
+        load: async () => (await import('../commands/peers.ts')).listPeers,
+      },
+      trust: {
+        summary: 'pin an identity to a name',
+        load: async () => (await import('../commands/peers.ts')).trustPeer,
+      },
+      forget: {
+        summary: 'remove the pins of a name',
+        load: async () => (await import('../commands/peers.ts')).forgetPeer,
+      },
+    },
+  },
+  demo: {
+    summary: 'a relay, an agent and a page on this machine, as "npm start" runs them',
+    load: async () => {
+      const [{ demo }, { startRelay }] = await Promise.all([
+        import('../commands/demo.ts'),
+        import('../commands/relay.ts'),
+      ])
+      return demo(startRelay)
+    },
+  },
+}
+
+function credentialVerbs(what: 'keys' | 'tokens', words: string): Verb {
+  const load = (verb: 'create' | 'list' | 'revoke') => async (): Promise<Command> =>
+    what === 'keys'
+      ? (await import('../commands/keys.ts')).keys[verb]
+      : (await import('../commands/tokens.ts')).tokens[verb]
+  const one = words.replace(/s$/, '')
+  return {
+    summary: `${words} that admit agents`,
+    verbs: {
+      create: { summary: `make an ${one}`.replace('an f', 'a f'), load: load('create') },
+      list: { summary: `list the ${words}`, load: load('list') },
+      revoke: { summary: `revoke an ${one}`.replace('an f', 'a f'), load: load('revoke') },
+    },
+  }
+}
+
+/** Runs one command line and gives the exit code. Errors are told here, to the person, once. */
+export async function runProgram(argv: readonly string[], world: World): Promise<number> {
+  const { stdout, stderr } = world.terminal
+  const json = argv.includes('--json')
+  try {
+    const found = find(argv)
+    if (found.kind === 'text') {
+      stdout.write(found.text)
+      return 0
+    }
+    const command = await found.verb.load!()
+    const given = readArguments(command.page, found.rest)
+    if (given === 'help') {
+      stdout.write(renderPage(command.page))
+      return 0
+    }
+    return await command.run(given, world)
+  } catch (thrown) {
+    // What breaks because the person stopped it is no error.
+    if (world.signal.aborted) return (world.signal.reason as StopReason).exitCode
+    const error = asTunnelError(thrown, 'cli/fault')
+    if (json) stdout.write(`${JSON.stringify({ event: 'error', ...error.toJSON() })}\n`)
+    stderr.write(`${describeError(error)}\n`)
+    return error.code.startsWith('cli/') && error.code !== 'cli/fault' ? EXIT_USAGE : EXIT_ERROR
+  }
+}
+
+/** The sentence, and the hint beneath it. */
+export function describeError(error: TunnelError): string {
+  return error.hint === undefined ? error.message : `${error.message}\n${error.hint}`
+}
+
+type Found = { kind: 'text'; text: string } | { kind: 'verb'; verb: Verb; rest: string[] }
+
+/** Walks down the tree of verbs as far as words lead. */
+function find(argv: readonly string[]): Found {
+  const words = [...argv]
+  if (words[0] === 'help') return find([...words.slice(1), '--help'])
+  let verb: Verb = { summary: 'private tunnels through relays that cannot listen', verbs: VERBS }
+  const path = ['sotto']
+  while (verb.verbs && words[0] !== undefined && Object.hasOwn(verb.verbs, words[0])) {
+    verb = verb.verbs[words[0]]!
+    path.push(words.shift()!)
+  }
+  if (path.length === 1 && (words[0] === '--version' || words[0] === '-V')) {
+    return { kind: 'text', text: `${VERSION}\n` }
+  }
+  const helps = words[0] === undefined || words[0] === '--help' || words[0] === '-h'
+  if (verb.load && !(verb.verbs && words[0] !== undefined && !words[0].startsWith('-'))) {
+    return { kind: 'verb', verb, rest: words }
+  }
+  if (helps) return { kind: 'text', text: overview(path.join(' '), verb) }
+  throw new TunnelError(
+    'cli/unknown',
+    `Cannot run "${[...path, words[0]].join(' ')}": there is no such command`,
+    { hint: `The commands: ${Object.keys(verb.verbs ?? {}).join(', ')}.` },
+  )
+}
+
+function overview(name: string, { summary, verbs = {} }: Verb): string {
+  return [
+    `${name}: ${summary}`,
+    '',
+    `usage: ${name} COMMAND`,
+    '',
+    'commands:',
+    ...table(Object.entries(verbs).map(([verb, { summary }]) => [verb, summary])),
+    '',
+    `"${name} COMMAND --help" says more.`,
+    '',
+  ].join('\n')
+}
+
+/** Reads arguments by the page; `help` when the page itself was asked for. Throws `cli/usage`. */
+export function readArguments(page: Page, argv: readonly string[]): Given | 'help' {
+  const parser = new Parser(page.name)
+    .exitOverride()
+    .configureOutput({ writeOut: () => {}, writeErr: () => {} })
+    .allowExcessArguments(false)
+    .helpOption('-h, --help')
+  for (const arg of page.args ?? []) {
+    parser.argument(arg.startsWith('[') ? arg : `<${arg}>`)
+  }
+  for (const { name, value, many } of page.flags) {
+    const option = new Option(`--${name}${value === undefined ? '' : ' <value>'}`)
+    if (many) option.argParser((one: string, before: string[] = []) => [...before, one])
+    parser.addOption(option)
+  }
+  try {
+    parser.parse([...argv], { from: 'user' })
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error
+    if (error.code === 'commander.helpDisplayed') return 'help'
+    const words = error.message.replace(/^error: /, '').replace(/\s*\n\s*/g, ' ')
+    throw new TunnelError('cli/usage', `Cannot read the command line: ${words}`, {
+      hint: `See "${page.name} --help".`,
+    })
+  }
+  const values = parser.opts()
+  const flags: Record<string, string | boolean | string[]> = {}
+  for (const option of parser.options) {
+    const value: unknown = values[option.attributeName()]
+    if (value !== undefined) flags[option.name()] = value as string | boolean | string[]
+  }
+  return { args: parser.args, flags }
+}

@@ -1,0 +1,277 @@
+/**
+ * One tunnel of one command, from joining the relay to the signal that ends it: claims the endpoint,
+ * shows where it is, tells when the relay or the upstream goes and comes, and gives the exit code.
+ */
+import { isTunnelError, TunnelError } from '../../core/errors.ts'
+import { fingerprint, formatCertificateFingerprint, formatKey } from '../../core/key.ts'
+import { Agent } from '../agent.ts'
+import { certificateFiles, endpointCertificate } from '../certificate.ts'
+import type { CertificateSource } from '../certificate.ts'
+import { speaksH2 } from '../forward.ts'
+import type { Upstream } from '../forward.ts'
+import type { Joining } from '../join.ts'
+import type { Welcome } from '../link.ts'
+import { Tunnel } from '../tunnel.ts'
+import type { Place, TunnelKind, TunnelMode, TunnelOptions } from '../tunnel.ts'
+import type { UplinkState } from '../uplink.ts'
+import type { StopReason, World } from '../world.ts'
+import { describeCounts, waitWords } from './screen.ts'
+import type { Fact, Screen } from './screen.ts'
+
+/** What a tunnel command wants. */
+export interface Plan {
+  name: string
+  kind: TunnelKind
+  mode: TunnelMode
+  /** Raw: the public port asked for, 0 for any. */
+  port: number
+  upstream: Upstream
+  proxyProtocol?: 'v1' | 'v2'
+  hostHeader?: string
+  /** PEM files in place of a certificate of our own. */
+  certificate?: { cert: string; key: string }
+  admits?: TunnelOptions['admits']
+  onKnock?: TunnelOptions['onKnock']
+  /** More to show, after the endpoint itself. */
+  facts?(up: Shown): Fact[]
+  /** The endpoint is claimed; called at each link. */
+  onUp?(up: Shown): void
+}
+
+/** What is known once the endpoint is claimed. */
+export interface Shown {
+  place: Place
+  welcome: Welcome
+  /** SHA-256 of the certificate that visitors get, and the certificate; absent in other modes. */
+  certificate: { fingerprint: Uint8Array; pem: string } | undefined
+}
+
+export interface PublishPorts {
+  joining: Joining
+  screen: Screen
+}
+
+/** Runs until the world's signal; throws what the relay refuses for good. */
+export function publish(world: World, plan: Plan, ports: PublishPorts): Promise<number> {
+  return new Publication(world, plan, ports).run()
+}
+
+class Publication {
+  readonly #world: World
+  readonly #plan: Plan
+  readonly #ports: PublishPorts
+  readonly #tunnel: Tunnel
+  readonly #agent: Agent
+  #source: { host: string; certificate: CertificateSource } | undefined
+  #wasUp = false
+  #told = false
+  #waitsUntilMs: number | undefined
+  #end!: (error?: TunnelError) => void
+
+  constructor(world: World, plan: Plan, ports: PublishPorts) {
+    this.#world = world
+    this.#plan = plan
+    this.#ports = ports
+    const { joining, screen } = ports
+    this.#tunnel = new Tunnel(world, this.#tunnelOptions())
+    // Whether a CA vouched is known once the link's TLS is done, and asked only afterwards.
+    let trusted = false
+    const open: World['link']['open'] = async (url) => {
+      try {
+        const opened = await joining.open(url)
+        trusted = opened.trusted
+        return opened
+      } catch (error) {
+        if (isTunnelError(error, 'link/untrusted')) this.#end(error)
+        throw error
+      }
+    }
+    this.#agent = new Agent({ ...world, link: { open } }, {
+      identity: joining.identity,
+      relay: joining.relay,
+      credential: joining.credential,
+      group16: joining.group16,
+      version: joining.version,
+      pin: joining.pin,
+      get trust() {
+        return trusted ? 'ca' : 'admission'
+      },
+      certificates: () => this.#certificates(),
+      onState: (state) => this.#state(state),
+      onNotice: ({ code, message }) =>
+        screen.tell(`the relay says: ${message}`, { event: 'notice', fields: { code, message } }),
+    })
+    this.#agent.add(this.#tunnel)
+  }
+
+  async run(): Promise<number> {
+    const { signal } = this.#world
+    const { screen } = this.#ports
+    let stopped = (): void => {}
+    try {
+      await new Promise<void>((resolve, reject) => {
+        this.#end = (error) => error ? reject(error) : resolve()
+        stopped = () => resolve()
+        if (signal.aborted) return resolve()
+        signal.addEventListener('abort', stopped, { once: true })
+        this.#agent.start()
+      })
+    } finally {
+      signal.removeEventListener('abort', stopped)
+      screen.close()
+      this.#agent.close()
+      this.#source?.certificate.close()
+    }
+    const { total, bytesIn, bytesOut } = this.#tunnel.counts
+    screen.event('stopped', { total, bytesIn, bytesOut })
+    return (signal.reason as StopReason | undefined)?.exitCode ?? 0
+  }
+
+  #tunnelOptions(): TunnelOptions {
+    const { name, kind, mode, port, upstream, proxyProtocol, hostHeader, admits, onKnock } =
+      this.#plan
+    const { screen } = this.#ports
+    const alpn = ['http/1.1']
+    if (kind === 'http' && mode === 'verified' && !hostHeader && !proxyProtocol) {
+      // Visitors before the answer get HTTP/1.1, which is never wrong.
+      void speaksH2(this.#world, upstream).then((speaks) => void (speaks && alpn.unshift('h2')))
+    }
+    return {
+      name,
+      kind,
+      mode,
+      port,
+      upstream,
+      identity: () => this.#source!.certificate.current,
+      ...(kind === 'http' ? { alpn } : {}),
+      ...(proxyProtocol ? { proxyProtocol } : {}),
+      ...(hostHeader ? { hostHeader } : {}),
+      ...(admits ? { admits } : {}),
+      ...(onKnock ? { onKnock } : {}),
+      onTrouble: (error) => screen.trouble(error),
+    }
+  }
+
+  /** Before each claim: what the passport must vouch for. */
+  async #certificates(): Promise<Uint8Array[]> {
+    const { name, kind, mode } = this.#plan
+    if (mode !== 'verified') return []
+    const { welcome } = this.#agent.uplink.up!
+    if (kind === 'http' && !welcome.can.includes('passthrough')) {
+      throw new TunnelError(
+        'claim/passthrough',
+        'Cannot serve a verified endpoint here: this relay has no raw TCP port',
+        {
+          hint: 'Use --e2ee=false (the relay can then read the traffic), or "sotto tcp" here and ' +
+            '"sotto connect" from the visitor\'s side.',
+        },
+      )
+    }
+    const host = `${name}.${welcome.secure}`
+    if (this.#source?.host !== host) {
+      this.#source?.certificate.close()
+      this.#source = { host, certificate: await this.#openCertificate(host) }
+    }
+    return [this.#source.certificate.current.fingerprint]
+  }
+
+  #openCertificate(host: string): Promise<CertificateSource> {
+    const { joining, screen } = this.#ports
+    const events = {
+      onChange: (): void => {
+        this.#agent.republish().catch((error) => screen.tell(String(error.message)))
+      },
+      onWarning: (line: string): void => screen.tell(line, { event: 'warning', fields: { line } }),
+    }
+    const files = this.#plan.certificate
+    return files
+      ? certificateFiles(this.#world, { ...files, host, ...events })
+      : endpointCertificate(this.#world, joining.profile, { host, ...events })
+  }
+
+  #state(state: UplinkState): void {
+    const { screen, joining } = this.#ports
+    switch (state.kind) {
+      case 'connecting':
+        return
+      case 'up':
+        return this.#up(state.up.welcome)
+      case 'refused':
+        return this.#end(state.error)
+      case 'down': {
+        this.#waitsUntilMs = this.#world.clock.monotonic() + state.retryInMs
+        const { reason, retryInMs } = state
+        screen.event('down', { reason, retryInMs })
+        // Said once for each time that it is lost, not for each attempt to come back.
+        if (this.#told) return
+        this.#told = true
+        screen.tell(
+          this.#wasUp
+            ? `relay lost (${reason}), reconnecting in ${waitWords(retryInMs)}`
+            : `cannot reach the relay ${joining.relay.host} yet (${reason}); trying again`,
+          { again: true },
+        )
+      }
+    }
+  }
+
+  #up(welcome: Welcome): void {
+    const { screen } = this.#ports
+    const place = this.#tunnel.place!
+    const current = this.#source?.certificate.current
+    const shown: Shown = {
+      place,
+      welcome,
+      certificate: current && { fingerprint: current.fingerprint, pem: current.cert },
+    }
+    this.#waitsUntilMs = undefined
+    const facts = [...this.#facts(shown), ...(this.#plan.facts?.(shown) ?? [])]
+    if (!this.#wasUp) {
+      screen.show('up', facts)
+      screen.follow(() => this.#status())
+    } else {
+      screen.event('up', Object.fromEntries(facts.map(({ name, value }) => [name, value])))
+      if (this.#told) screen.tell('relay is back, same address', { again: true })
+    }
+    this.#wasUp = true
+    this.#told = false
+    this.#plan.onUp?.(shown)
+  }
+
+  #facts({ place, certificate }: Shown): Fact[] {
+    const { mode, kind, upstream } = this.#plan
+    const { joining } = this.#ports
+    const address = `${place.host}:${place.port}`
+    const url = place.url ?? (mode === 'raw' ? `${kind}://${address}` : undefined)
+    return [
+      { name: 'name', value: place.name },
+      ...(url === undefined ? [] : [{ name: 'url', value: url, line: url }]),
+      { name: 'address', value: address },
+      { name: 'upstream', value: upstream.text, line: `leads to ${upstream.text}\n` },
+      { name: 'mode', value: mode, line: MODE_WORDS[mode] },
+      ...(certificate
+        ? [{
+          name: 'certificate',
+          value: formatCertificateFingerprint(certificate.fingerprint),
+          line: `certificate ${formatCertificateFingerprint(certificate.fingerprint)}`,
+        }]
+        : []),
+      { name: 'key', value: formatKey(joining.identity.public) },
+      { name: 'fingerprint', value: fingerprint(this.#world.crypto, joining.identity.public) },
+    ]
+  }
+
+  #status(): string {
+    if (this.#waitsUntilMs === undefined) return describeCounts(this.#tunnel.counts)
+    const leftMs = this.#waitsUntilMs - this.#world.clock.monotonic()
+    return leftMs > 0
+      ? `reconnecting in ${waitWords(Math.ceil(leftMs / 1000) * 1000)}`
+      : 'connecting'
+  }
+}
+
+const MODE_WORDS: Readonly<Record<TunnelMode, string>> = {
+  verified: 'verified: TLS ends in this agent',
+  inspectable: 'inspectable: TLS ends at the relay, which can read everything',
+  raw: 'raw: the relay passes bytes on as they are, and can read what is not encrypted',
+}

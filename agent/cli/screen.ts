@@ -1,0 +1,187 @@
+/**
+ * What a person sees of a running tunnel: a few lines that stay, one line that lives, and a sentence
+ * when something is worth it. Without a terminal the same in plain lines, with `--json` one object a
+ * line on standard output. Not a log.
+ */
+import type { Timer } from '../../core/clock.ts'
+import type { TunnelError } from '../../core/errors.ts'
+import type { World } from '../world.ts'
+
+/** How often the living line is looked at. */
+const REFRESH_MS = 500
+/** The same sentence is not said again within this time. */
+const REPEAT_MS = 60_000
+/** Sentences remembered for that. */
+const REMEMBERED_MAX = 64
+
+const CLEAR_LINE = '\r\x1b[2K'
+
+export interface Counts {
+  visitors: number
+  total: number
+  bytesIn: number
+  bytesOut: number
+}
+
+/** One fact, such as `url`: its name in JSON, and the line for people. */
+export interface Fact {
+  readonly name: string
+  readonly value: string | number
+  /** Left out: not for people. */
+  readonly line?: string
+}
+
+export interface Telling {
+  /** What the person can do about it. */
+  hint?: string
+  /** The same as an object, for `--json`. */
+  event?: string
+  fields?: Readonly<Record<string, unknown>>
+  /** Said even when the same was said just before. */
+  again?: boolean
+}
+
+export class Screen {
+  readonly #world: Pick<World, 'terminal' | 'clock'>
+  readonly #json: boolean
+  readonly #live: boolean
+  readonly #said = new Map<string, number>()
+  #status = ''
+  #timer: Timer | undefined
+
+  constructor(world: Pick<World, 'terminal' | 'clock'>, options: { json: boolean }) {
+    this.#world = world
+    this.#json = options.json
+    this.#live = !options.json && world.terminal.stdout.isTTY
+  }
+
+  /** The lines that stay: where the endpoint is and what holds there. */
+  show(event: string, facts: readonly Fact[]): void {
+    if (this.#json) return this.#object(event, factsObject(facts))
+    const width = this.#world.terminal.stdout.columns - 3
+    const lines = facts.flatMap(({ line }) => line === undefined ? [] : line.split('\n'))
+      .flatMap((line) => this.#live ? fold(line, width) : line === '' ? [] : [line])
+    const indent = this.#live ? '  ' : ''
+    const text = lines.map((line) => line === '' ? '\n' : `${indent}${line}\n`).join('')
+    this.#above(() => this.#world.terminal.stdout.write(this.#live ? `\n${text}\n` : text))
+  }
+
+  /** Something that happened, for programs; people see it in the living line. */
+  event(event: string, fields: Readonly<Record<string, unknown>>): void {
+    if (this.#json) this.#object(event, fields)
+  }
+
+  /** One sentence to the person, on standard error; said again only after a while. */
+  tell(sentence: string, more: Telling = {}): void {
+    if (more.event !== undefined) this.event(more.event, more.fields ?? {})
+    const now = this.#world.clock.monotonic()
+    const last = this.#said.get(sentence)
+    if (!more.again && last !== undefined && now - last < REPEAT_MS) return
+    if (this.#said.size >= REMEMBERED_MAX) this.#said.clear()
+    this.#said.set(sentence, now)
+    const lines = [sentence, ...(more.hint === undefined ? [] : [more.hint])]
+    this.#above(() =>
+      this.#world.terminal.stderr.write(lines.map((line) => `${printable(line)}\n`).join(''))
+    )
+  }
+
+  trouble(error: TunnelError): void {
+    this.tell(error.message, {
+      event: 'trouble',
+      fields: error.toJSON(),
+      ...(error.hint === undefined ? {} : { hint: error.hint }),
+    })
+  }
+
+  /** Keeps the last line up to date until `close`. */
+  follow(status: () => string): void {
+    if (!this.#live) return
+    this.#timer?.cancel()
+    const look = (): void => {
+      const next = status()
+      if (next !== this.#status) {
+        this.#status = next
+        this.#draw()
+      }
+      this.#timer = this.#world.clock.after(REFRESH_MS, look)
+    }
+    look()
+  }
+
+  close(): void {
+    this.#timer?.cancel()
+    if (this.#status !== '') this.#world.terminal.stdout.write('\n')
+    this.#status = ''
+  }
+
+  #draw(): void {
+    const { stdout } = this.#world.terminal
+    const line = `  ${this.#status}`
+    // A line that wraps could not be taken back.
+    stdout.write(CLEAR_LINE + line.slice(0, Math.max(1, stdout.columns - 1)))
+  }
+
+  #above(write: () => void): void {
+    if (this.#status !== '') this.#world.terminal.stdout.write(CLEAR_LINE)
+    write()
+    if (this.#status !== '') this.#draw()
+  }
+
+  #object(event: string, fields: Readonly<Record<string, unknown>>): void {
+    this.#world.terminal.stdout.write(`${JSON.stringify({ event, ...fields })}\n`)
+  }
+}
+
+function factsObject(facts: readonly Fact[]): Record<string, string | number> {
+  return Object.fromEntries(facts.map(({ name, value }) => [name, value]))
+}
+
+/** Breaks what is wider than the terminal at colons and spaces, as fingerprints are. */
+function fold(line: string, width: number): string[] {
+  if (line.length <= width || width < 40) return [line]
+  const at = Math.max(line.lastIndexOf(' ', width - 1), line.lastIndexOf(':', width - 1))
+  if (at <= 0) return [line]
+  return [line.slice(0, at + 1).trimEnd(), ...fold(`    ${line.slice(at + 1)}`, width)]
+}
+
+/** `2 visitors now · 14 so far · 12 kB in · 3.4 MB out`. */
+export function describeCounts({ visitors, total, bytesIn, bytesOut }: Counts): string {
+  const now = visitors === 1 ? '1 visitor now' : `${visitors} visitors now`
+  return `${now} · ${total} so far · ${bytesWords(bytesIn)} in · ${bytesWords(bytesOut)} out`
+}
+
+/** Three digits at most, in powers of 1,000. */
+export function bytesWords(bytes: number): string {
+  const units = ['B', 'kB', 'MB', 'GB', 'TB', 'PB']
+  let value = bytes
+  let unit = 0
+  // 999.5 would be rounded to a fourth digit.
+  while (value >= 999.5 && unit < units.length - 1) {
+    value /= 1000
+    unit++
+  }
+  const digits = unit === 0 || value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2
+  return `${Number(value.toFixed(digits))} ${units[unit]}`
+}
+
+/** A wait as people say it: `0.4 s`, `4 s`, `2 min`. */
+export function waitWords(ms: number): string {
+  if (ms < 950) return `${Math.max(0.1, Math.round(ms / 100) / 10)} s`
+  const seconds = Math.round(ms / 1000)
+  return seconds < 100 ? `${seconds} s` : `${Math.round(seconds / 60)} min`
+}
+
+/** What a relay or a visitor says must not move the cursor: control characters become spaces. */
+export function printable(text: string): string {
+  // deno-lint-ignore no-control-regex
+  return text.replace(/[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g, ' ')
+}
+
+/** Rows under their headings, as wide as their longest entry. */
+export function columns(heads: readonly string[], rows: readonly (readonly string[])[]): string {
+  const all = [heads, ...rows]
+  const widths = heads.map((_, i) => Math.max(...all.map((row) => (row[i] ?? '').length)))
+  return all.map((row) =>
+    `${row.map((cell, i) => printable(cell).padEnd(widths[i]!)).join('  ').trimEnd()}\n`
+  ).join('')
+}

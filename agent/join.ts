@@ -1,0 +1,149 @@
+/**
+ * What is needed to join a relay: its address, a credential, the pin of its identity, our own
+ * identity. Gathered from flags, variables and the profile, in this order. Secrets come from
+ * variables and files alone: a command line is read by every user of the machine.
+ */
+import type { Credential } from '../core/admit.ts'
+import { GROUP_BYTES } from '../core/admit.ts'
+import { isTunnelError, TunnelError } from '../core/errors.ts'
+import { fingerprint, parseFingerprint, parseKey } from '../core/key.ts'
+import type { Identity } from '../core/key.ts'
+import { isLoopback } from './agent.ts'
+import type { OpenedSocket } from './link.ts'
+import { Profile } from './profile.ts'
+import { VERSION } from './version.ts'
+import type { World } from './world.ts'
+
+/** What the command line says of the relay. */
+export interface RelayChoice {
+  relay: string | undefined
+  fingerprint: string | undefined
+}
+
+export interface Joining {
+  profile: Profile
+  identity: Identity
+  relay: URL
+  credential: Credential
+  group16: Uint8Array
+  version: string
+  pin(relayPublic: Uint8Array): boolean
+  /** Opens a WebSocket to the relay, its certificate judged as this relay's may be. */
+  open(url: string): Promise<OpenedSocket>
+}
+
+/** Reads and checks what the flags say; throws `relay/address`, `key/format`. */
+export function checkChoice({ relay, fingerprint }: RelayChoice): void {
+  if (relay !== undefined) parseRelay(relay, '--relay')
+  if (fingerprint !== undefined) parseFingerprint(fingerprint)
+}
+
+/** `relay.example`, `relay.example:8443` or a whole URL. Throws `relay/address`. */
+export function parseRelay(words: string, from: string): URL {
+  const whole = /^[a-z]+:\/\//i.test(words) ? words : `https://${words}`
+  const wrong = (found: string): TunnelError =>
+    new TunnelError(
+      'relay/address',
+      `Cannot read the relay from ${from}: found ${found}, expected https://host[:port]`,
+    )
+  let url: URL
+  try {
+    url = new URL(whole)
+  } catch {
+    throw wrong(JSON.stringify(words.slice(0, 200)))
+  }
+  if (url.username !== '' || url.password !== '') throw wrong('a URL with a secret in it')
+  if (url.pathname !== '/' || url.search !== '' || url.hash !== '') {
+    throw wrong('a URL with a path')
+  }
+  if (url.protocol === 'https:' || (url.protocol === 'http:' && isLoopback(hostOf(url)))) return url
+  throw wrong(url.protocol === 'http:' ? 'http to another machine' : url.protocol)
+}
+
+export function hostOf(url: URL): string {
+  return url.hostname.replace(/^\[|\]$/g, '')
+}
+
+/** Throws `relay/none`, `relay/credential`, and what the profile throws. */
+export async function join(
+  world: World,
+  choice: RelayChoice,
+  notice: (line: string) => void,
+): Promise<Joining> {
+  const profile = new Profile(world)
+  const settings = await profile.settings()
+  const relay = relayOf(world, { choice, kept: settings.relay })
+  const own = settings.relay !== undefined &&
+    parseRelay(settings.relay, profile.settingsPath).host === relay.host
+  const secret = world.env['SOTTO_API_KEY'] || (own ? settings.apiKey : undefined)
+  const demanded = choice.fingerprint ?? (world.env['SOTTO_RELAY_FINGERPRINT'] || undefined) ??
+    (own ? settings.relayFingerprint : undefined)
+  const relays = profile.knownRelays()
+  const pinned = demanded !== undefined || (await relays.find(relay.host)).length > 0
+  const identity = await profile.identity()
+  return {
+    profile,
+    identity,
+    relay,
+    credential: credentialOf(secret),
+    group16: world.crypto.randomBytes(GROUP_BYTES),
+    version: VERSION,
+    pin: await relays.pinOf(relay.host, {
+      ...(demanded === undefined ? {} : { fingerprint: demanded }),
+      first: (key) =>
+        notice(
+          `first contact with ${relay.host}: its identity ${
+            fingerprint(world.crypto, parseKey(key))
+          } is pinned now`,
+        ),
+    }),
+    open: opener(world, { relay, pinned }),
+  }
+}
+
+/** The relay that is meant. Throws `relay/none`, `relay/address`. */
+export function relayOf(
+  world: Pick<World, 'env'>,
+  { choice, kept }: { choice: RelayChoice; kept: string | undefined },
+): URL {
+  if (choice.relay !== undefined) return parseRelay(choice.relay, '--relay')
+  const named = world.env['SOTTO_RELAY']
+  if (named) return parseRelay(named, 'SOTTO_RELAY')
+  if (kept !== undefined) return parseRelay(kept, 'the profile')
+  throw new TunnelError('relay/none', 'Cannot join a relay: none is named', {
+    hint: 'Say --relay URL, set SOTTO_RELAY, or run one of your own with "sotto relay".',
+  })
+}
+
+/** A secret tells by its beginning what it is. Throws `relay/credential`. */
+export function credentialOf(secret: string | undefined): Credential {
+  if (secret === undefined || secret === '') return { kind: 'none' }
+  if (/^(sk|ak)_/.test(secret)) return { kind: 'key', secret }
+  if (secret.startsWith('ft_')) return { kind: 'token', secret }
+  throw new TunnelError(
+    'relay/credential',
+    'Cannot use the API key: found a text that begins with none of sk_, ft_ and ak_',
+    { hint: 'Set SOTTO_API_KEY to the key as "sotto relay keys create" printed it.' },
+  )
+}
+
+/**
+ * A CA that vouches for the certificate is always enough. Without one the relay's own identity must:
+ * it is pinned, or it is on this machine, where nobody stands in between.
+ */
+function opener(
+  world: Pick<World, 'link'>,
+  { relay, pinned }: { relay: URL; pinned: boolean },
+): (url: string) => Promise<OpenedSocket> {
+  const local = isLoopback(hostOf(relay))
+  return async (url) => {
+    if (!local) {
+      try {
+        return { ...await world.link.open(url, { trust: 'ca' }), trusted: true }
+      } catch (error) {
+        if (!pinned || !isTunnelError(error, 'link/untrusted')) throw error
+      }
+    }
+    return { ...await world.link.open(url, { trust: 'admission' }), trusted: false }
+  }
+}
