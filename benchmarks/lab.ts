@@ -109,7 +109,7 @@ export class Lab {
     )
     const log = openSync(file, 'a')
     const child: ChildProcess = spawn(command[0]!, command.slice(1), {
-      env: { ...process.env, ...options.env },
+      env: { ...cleanEnvironment(), ...options.env },
       cwd: options.cwd ?? process.cwd(),
       stdio: ['ignore', log, log],
       detached: true,
@@ -177,6 +177,13 @@ export class Lab {
     })()
     return this.#closing
   }
+}
+
+/** The person's own relay, keys and settings stay out of it. */
+function cleanEnvironment(): NodeJS.ProcessEnv {
+  return Object.fromEntries(
+    Object.entries(process.env).filter(([name]) => !name.startsWith('SOTTO_')),
+  )
 }
 
 function killGroup(pid: number, signal: NodeJS.Signals): void {

@@ -25,7 +25,6 @@ import type { Upstreams } from './upstreams.ts'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
 const MAIN = `${ROOT}agent/main.ts`
-const RELAY = existsSync(MAIN) ? [MAIN, 'relay', '--json'] : [`${ROOT}relay/serve/bun_main.ts`]
 const HOP = `${ROOT}benchmarks/hop.ts`
 /** The races come from one address and mean no harm. */
 const QUOTAS = ['scope', 'address'].flatMap((who) =>
@@ -49,7 +48,7 @@ async function startRelay(
   const { name, publicPorts, bulk = true } = options
   const port = await lab.freePort()
   const relay = lab.spawn(`${name} relay`, [
-    ...[process.execPath, ...RELAY, '--domain', 'localhost', '--host', '127.0.0.1'],
+    ...[process.execPath, MAIN, 'relay', '--json', '--domain', 'localhost', '--host', '127.0.0.1'],
     ...['--port', `${port}`, '--data', lab.path(`${name} relay`), '--open', 'true'],
     ...['--quota', QUOTAS, '--log-level', 'error'],
     ...(publicPorts ? ['--public-ports', publicPorts.join('-')] : []),
@@ -197,7 +196,7 @@ export const ours: Contender[] = [
 /** Home links that do nothing, over TLS as always. */
 export const idleSotto: IdleRelay = {
   name: 'sotto',
-  missing: () => undefined,
+  missing,
   async start(lab) {
     const { relay, port } = await startRelay(lab, { name: `sotto idle ${Date.now()}` })
     return { relay, client: idleClients('sotto', port, true) }
