@@ -2,7 +2,7 @@
  * One tunnel of one command, from joining the relay to the signal that ends it: claims the endpoint,
  * shows where it is, tells when the relay or the upstream goes and comes, and gives the exit code.
  */
-import { isTunnelError, TunnelError } from '../../core/errors.ts'
+import { asTunnelError, isTunnelError, TunnelError } from '../../core/errors.ts'
 import { fingerprint, formatCertificateFingerprint, formatKey } from '../../core/key.ts'
 import { Agent } from '../agent.ts'
 import { certificateFiles, endpointCertificate } from '../certificate.ts'
@@ -26,6 +26,8 @@ export interface Plan {
   /** Raw: the public port asked for, 0 for any. */
   port: number
   upstream: Upstream
+  /** In place of the upstream's own words. */
+  upstreamWords?: string
   proxyProtocol?: 'v1' | 'v2'
   hostHeader?: string
   /** PEM files in place of a certificate of our own. */
@@ -34,8 +36,8 @@ export interface Plan {
   onKnock?: TunnelOptions['onKnock']
   /** More to show, after the endpoint itself. */
   facts?(up: Shown): Fact[]
-  /** The endpoint is claimed; called at each link. */
-  onUp?(up: Shown): void
+  /** The endpoint is claimed: called at each link, before it is shown. */
+  onUp?(up: Shown): Promise<void> | void
 }
 
 /** What is known once the endpoint is claimed. */
@@ -195,7 +197,8 @@ class Publication {
       case 'connecting':
         return
       case 'up':
-        return this.#up(state.up.welcome)
+        this.#up(state.up.welcome).catch((error) => this.#end(asTunnelError(error, 'cli/fault')))
+        return
       case 'refused':
         return this.#end(state.error)
       case 'down': {
@@ -215,7 +218,7 @@ class Publication {
     }
   }
 
-  #up(welcome: Welcome): void {
+  async #up(welcome: Welcome): Promise<void> {
     const { screen } = this.#ports
     const place = this.#tunnel.place!
     const current = this.#source?.certificate.current
@@ -225,6 +228,7 @@ class Publication {
       certificate: current && { fingerprint: current.fingerprint, pem: current.cert },
     }
     this.#waitsUntilMs = undefined
+    await this.#plan.onUp?.(shown)
     const facts = [...this.#facts(shown), ...(this.#plan.facts?.(shown) ?? [])]
     if (!this.#wasUp) {
       screen.show('up', facts)
@@ -235,11 +239,10 @@ class Publication {
     }
     this.#wasUp = true
     this.#told = false
-    this.#plan.onUp?.(shown)
   }
 
   #facts({ place, certificate }: Shown): Fact[] {
-    const { mode, kind, upstream } = this.#plan
+    const { mode, kind, upstream, upstreamWords = upstream.text } = this.#plan
     const { joining } = this.#ports
     const address = `${place.host}:${place.port}`
     const url = place.url ?? (mode === 'raw' ? `${kind}://${address}` : undefined)
@@ -247,7 +250,7 @@ class Publication {
       { name: 'name', value: place.name },
       ...(url === undefined ? [] : [{ name: 'url', value: url, line: url }]),
       { name: 'address', value: address },
-      { name: 'upstream', value: upstream.text, line: `leads to ${upstream.text}\n` },
+      { name: 'upstream', value: upstream.text, line: `leads to ${upstreamWords}\n` },
       { name: 'mode', value: mode, line: MODE_WORDS[mode] },
       ...(certificate
         ? [{
