@@ -19,8 +19,14 @@ const BUNDLE = join(ROOT, 'dist', 'worker.js')
 const WORKERD = join(ROOT, 'node_modules', '.bin', 'workerd')
 /** Which behaviours of the platform the relay is written for. */
 const COMPATIBILITY_DATE = '2026-11-01'
-const FLAGS = ['no_web_socket_compression']
+const FLAGS = [
+  'no_web_socket_compression',
+  'enable_request_signal',
+  'request_signal_passthrough',
+]
 const CONTROL_FD = 3
+/** How long requests may finish when it is stopped. */
+const STOP_MS_MAX = 1000
 
 const options = readOptions(process.argv.slice(2))
 await bundle()
@@ -80,7 +86,12 @@ function run() {
     const event = { event: 'listening', port, url: `http://127.0.0.1:${port}` }
     process.stdout.write(`${JSON.stringify({ ...event, ...(adminKey && { adminKey }) })}\n`)
   })
-  for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => child.kill(signal))
+  // workerd waits for open links, which never end by themselves; what is stored survives a kill.
+  const stop = () => {
+    child.kill('SIGTERM')
+    setTimeout(() => child.kill('SIGKILL'), STOP_MS_MAX).unref()
+  }
+  for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, stop)
   child.on('exit', (code, signal) => process.exit(signal ? 0 : (code ?? 1)))
   child.on('error', (error) => fail(`Cannot start workerd: ${error.message}`))
 }

@@ -70,6 +70,8 @@ export interface RelayPorts {
   web?: { scheme: 'http' | 'https'; paths: boolean }
   /** The most that windows grow to where the runtime cannot slow a sender down. */
   windowBytesMax?: number
+  /** False where the runtime hides pings; then it has to notice dead links by itself. */
+  watchesSilence?: boolean
 }
 
 /** One live member as the API shows it. */
@@ -90,7 +92,7 @@ export class Relay implements MemberOwner {
   readonly clock: Clock
   readonly identity: RelayIdentity
   readonly windowBytesMax: number
-  readonly watchesSilence = true
+  readonly watchesSilence: boolean
   readonly verifyCertificate?: NonNullable<MemberOwner['verifyCertificate']>
   readonly endpoints: Endpoints
   readonly visitors: Visitors
@@ -109,6 +111,7 @@ export class Relay implements MemberOwner {
     this.clock = ports.clock
     this.identity = ports.identity
     this.windowBytesMax = ports.windowBytesMax ?? INGRESS_WINDOW_BYTES_MAX
+    this.watchesSilence = ports.watchesSilence ?? true
     if (ports.verifyCertificate) this.verifyCertificate = ports.verifyCertificate
     const { clock, crypto, settings, quota } = ports
     this.endpoints = new Endpoints(clock)

@@ -15,7 +15,7 @@ import { readClaim } from './claim.ts'
 import { allowsName, REFUSED } from './credentials.ts'
 import type { Grant } from './credentials.ts'
 import { Endpoints } from './endpoints.ts'
-import type { Claim, EndpointMode, Serving } from './endpoints.ts'
+import type { Claim, EndpointMode } from './endpoints.ts'
 import { Hub } from './hub.ts'
 import type { Group } from './hub.ts'
 import type { Log } from './log.ts'
@@ -120,7 +120,8 @@ export class Star implements MemberOwner {
     this.endpoints = new Endpoints(ports.clock)
     this.#claims = ports.claims
     this.hub = new Hub(ports.key, {
-      mayVisit: (_member, { endpoint }) => this.serves(endpoint, 'verified') !== undefined,
+      mayVisit: (_member, { endpoint }) =>
+        this.endpoints.get(endpoint)?.mode === 'verified' && !this.isBlocked(endpoint),
       bytes: () => {},
       overdrawn: (member) => this.log('warn', 'stream overdrawn', { agent: member.agent }),
     })
@@ -289,12 +290,8 @@ export class Star implements MemberOwner {
     }
   }
 
-  /** Who of this star serves the name in that mode, best first; undefined: nobody, or blocked. */
-  serves(name: string, mode: EndpointMode): Serving[] | undefined {
-    const endpoint = this.endpoints.get(name)
-    if (endpoint?.mode !== mode) return undefined
-    if (this.#claims.some((claim) => claim.name === name && claim.blocked)) return undefined
-    return this.endpoints.pick(endpoint)
+  isBlocked(name: string): boolean {
+    return this.#claims.some((claim) => claim.name === name && claim.blocked)
   }
 
   /** A name is cut off, or let in again. */
