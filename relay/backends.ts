@@ -1,7 +1,13 @@
 /** Who serves a readable name: the way from the live endpoints to the gateway. */
+import type { Clock } from '../core/clock.ts'
 import type { Endpoints } from './endpoints.ts'
+import { Gateway } from './gateway.ts'
 import type { Backend } from './gateway.ts'
-import { Problem } from './problem.ts'
+import type { Metrics } from './metrics.ts'
+import { overQuota, Problem } from './problem.ts'
+import type { Quota } from './quota.ts'
+import type { Registry } from './registry.ts'
+import type { Relay } from './relay.ts'
 
 export interface PickOptions {
   /** Counting from 1 for one exchange: the next best is asked each time. */
@@ -44,4 +50,45 @@ export function pickBackend(
       active = false
     },
   }
+}
+
+/** Readable HTTP of a relay in one process: who serves, who may come, who is cut off. */
+export function relayGateway(
+  relay: Relay,
+  ports: { clock: Clock; domain: string; registry: Registry; quota: Quota; metrics: Metrics },
+): Gateway {
+  const { registry, quota, metrics } = ports
+  const gateway = new Gateway({
+    clock: ports.clock,
+    domain: ports.domain,
+    pick: (name, { address, attempt }) => {
+      const scope = relay.endpoints.get(name)?.scope
+      if (attempt === 1) {
+        for (const who of scope === undefined ? [{ address }] : [{ address }, { scope }]) {
+          const taken = quota.take('visitors', who)
+          if (!taken.ok) throw overQuota(taken)
+        }
+      }
+      const blocked = scope !== undefined && registry.isBlocked(name, scope) !== undefined
+      return pickBackend(relay.endpoints, name, { attempt, blocked })
+    },
+    outcome: ({ status, whole, forth, back }) => {
+      const result = status === 0 || !whole
+        ? 'aborted'
+        : status === 502
+        ? 'unreachable'
+        : status === 504
+        ? 'timeout'
+        : 'served'
+      metrics.visitors.add({ route: 'inspectable', result })
+      metrics.bytes.add({ route: 'inspectable', direction: 'in' }, forth)
+      metrics.bytes.add({ route: 'inspectable', direction: 'out' }, back)
+    },
+  })
+  registry.onBlocked(({ name, scope }) => {
+    gateway.cut((exchange) =>
+      exchange.name === name || relay.endpoints.get(exchange.name)?.scope === scope
+    )
+  })
+  return gateway
 }

@@ -44,8 +44,10 @@ export interface IngressPorts {
   appsDomain: string
   /** The port that URLs name. */
   publicPort(): number
-  /** The relay's own HTTPS: its pages, its API, links, and inspectable endpoints. */
+  /** The relay's own HTTPS: its pages, its API, links. */
   app(conn: Conn, first: Uint8Array): void
+  /** Endpoints that the relay reads: TLS ends here. */
+  readable(conn: Conn, first: Uint8Array): void
   /** TLS to the relay around a bulk link: ended by the runtime, which calls `ticket` with the inside. */
   bulkTls(conn: Conn, first: Uint8Array): void
   /** A bulk link says whose it is. False: it is nobody's, and is dropped. */
@@ -187,7 +189,7 @@ export class Ingress {
     if (under(name, ports.appsDomain) !== undefined) {
       if (this.#draining) return this.#refuse(peek, 'draining', TLS_ALERTS.internal_error, name)
       const { conn, bytes } = this.#take(peek)
-      ports.app(conn, bytes)
+      ports.readable(conn, bytes)
       return
     }
     this.#refuse(peek, 'unknown-name', TLS_ALERTS.unrecognized_name, name)

@@ -62,6 +62,7 @@ export interface RelayPorts {
   /** Absent where the runtime has no raw sockets: then no ingress, bulk links or public ports. */
   net?: PublicPortsNet
   app?(conn: Conn, first: Uint8Array): void
+  readable?(conn: Conn, first: Uint8Array): void
   bulkTls?(conn: Conn, first: Uint8Array): void
   verifyCertificate?: NonNullable<MemberOwner['verifyCertificate']>
   /** The public port as URLs name it, known when the listener is up. */
@@ -136,6 +137,7 @@ export class Relay implements MemberOwner {
       appsDomain: settings.appsDomain,
       publicPort: () => ports.publicPort(),
       app: (conn, first) => (ports.app ? ports.app(conn, first) : conn.abort()),
+      readable: (conn, first) => (ports.readable ? ports.readable(conn, first) : conn.abort()),
       bulkTls: (conn, first) => (ports.bulkTls ? ports.bulkTls(conn, first) : conn.abort()),
       claim: (conn, ticket) => this.claimBulk(conn, ticket),
       admits,

@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { fastCrypto } from '../../core/crypto.ts'
 import type { Listener } from '../../core/socket.ts'
 import { BODY_BYTES_MAX, createApp, LINK_PROTOCOL } from '../app.ts'
+import { relayGateway } from '../backends.ts'
 import { Relay } from '../relay.ts'
 import type { Settings } from '../settings.ts'
 import { connect, listen, localPort, udp } from './bun_net.ts'
@@ -15,6 +16,7 @@ import type { LinkData, LinkServer } from './bun_socket.ts'
 import { bunSqliteStore } from './bun_sqlite.ts'
 import { openHost } from './host.ts'
 import type { Host, RunningRelay } from './host.ts'
+import { serveGateway } from './node_gateway.ts'
 import { awaitTicket, Inside, LOOPBACK } from './inside.ts'
 
 export async function startRelay(
@@ -34,12 +36,13 @@ export async function startRelay(
     const conn = await connect({ host: LOOPBACK, port })
     return { conn, localPort: localPort(conn) }
   })
-  const servers = { https: 0, bulk: 0 }
+  const servers = { https: 0, bulk: 0, gateway: 0 }
   const relay = new Relay({
     ...host.ports,
     publicPort: () => host.publicPort(),
     net: { listen, udp },
     app: (conn, first) => inside.join(conn, { first, port: servers.https }),
+    readable: (conn, first) => inside.join(conn, { first, port: servers.gateway }),
     bulkTls: (conn, first) => inside.join(conn, { first, port: servers.bulk }),
   })
   const https = serveHttps(host, { relay, inside })
@@ -52,11 +55,17 @@ export async function startRelay(
         claim: (conn, ticket) => relay.claimBulk(conn, ticket),
       }),
   )
+  const gateway = await serveGateway(
+    relayGateway(relay, { ...host.ports, domain: settings.appsDomain }),
+    { tls: host.tls, address: (port) => inside.address(port) },
+  )
+  servers.gateway = gateway.port
   servers.https = https.port!
   servers.bulk = bulk.port
   const stopInside = async (): Promise<void> => {
     await https.stop(true)
     await bulk.close()
+    await gateway.close()
     await store.close()
   }
   let listener: Listener

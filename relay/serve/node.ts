@@ -16,10 +16,12 @@ import { fastCrypto } from '../../core/crypto.ts'
 import { FRAME_BYTES_MAX } from '../../core/frame.ts'
 import type { Listener } from '../../core/socket.ts'
 import { createApp, LINK_PROTOCOL } from '../app.ts'
+import { relayGateway } from '../backends.ts'
 import { Relay } from '../relay.ts'
 import type { Settings } from '../settings.ts'
 import { openHost } from './host.ts'
 import type { Host, RunningRelay } from './host.ts'
+import { serveGateway } from './node_gateway.ts'
 import { awaitTicket, Inside, LOOPBACK } from './inside.ts'
 import { connect, listen, udp } from './node_net.ts'
 import { nodeSqliteStore } from './node_sqlite.ts'
@@ -42,12 +44,13 @@ export async function startRelay(
     write: options.write ?? ((line) => void process.stderr.write(`${line}\n`)),
   })
   const inside = new Inside((port) => connect({ host: LOOPBACK, port }))
-  const servers = { https: 0, bulk: 0 }
+  const servers = { https: 0, bulk: 0, gateway: 0 }
   const relay = new Relay({
     ...host.ports,
     publicPort: () => host.publicPort(),
     net: { listen, udp },
     app: (conn, first) => inside.join(conn, { first, port: servers.https }),
+    readable: (conn, first) => inside.join(conn, { first, port: servers.gateway }),
     bulkTls: (conn, first) => inside.join(conn, { first, port: servers.bulk }),
   })
   const https = await serveHttps(host, { relay, inside })
@@ -59,11 +62,17 @@ export async function startRelay(
         claim: (conn, ticket) => relay.claimBulk(conn, ticket),
       }),
   )
+  const gateway = await serveGateway(
+    relayGateway(relay, { ...host.ports, domain: settings.appsDomain }),
+    { tls: host.tls, address: (port) => inside.address(port) },
+  )
+  servers.gateway = gateway.port
   servers.https = https.port
   servers.bulk = bulk.port
   const stopInside = async (): Promise<void> => {
     await https.close()
     await bulk.close()
+    await gateway.close()
     await store.close()
   }
   let listener: Listener

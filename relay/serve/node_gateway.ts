@@ -8,7 +8,13 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import * as https from 'node:https'
 import type { AddressInfo } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { type Fields, FIELDS_MAX, HEAD_BYTES_MAX, type ResponseHead } from '../../core/exchange.ts'
+import {
+  type Fields,
+  FIELDS_MAX,
+  HEAD_BYTES_MAX,
+  type ResponseHead,
+  responseLength,
+} from '../../core/exchange.ts'
 import type { Gateway, GatewayExchange, VisitorAnswer } from '../gateway.ts'
 import { failure } from '../pages/failure.ts'
 import { Problem } from '../problem.ts'
@@ -204,7 +210,10 @@ class NodeAnswer implements VisitorAnswer {
     this.#closes = close
     const flat = (close ? [...fields, ['Connection', 'close']] : fields).flat()
     response.writeHead(status, flat)
-    response.flushHeaders()
+    // Deno 2.9 never closes after a flushed head of a response without a body.
+    if (responseLength({ status, headers }, this.#request.method ?? '') !== 0) {
+      response.flushHeaders()
+    }
   }
 
   write(bytes: Uint8Array): boolean {
