@@ -18,7 +18,6 @@ import type { TlsIdentity, World } from './world.ts'
 
 /** Longest wait for another process that is writing the same file. */
 const LOCK_MS_MAX = 5_000
-const LOCK_POLL_MS = 25
 const SETTINGS_BYTES_MAX = 65_536
 const PEM_BYTES_MAX = 262_144
 
@@ -187,28 +186,19 @@ export class Profile {
    * finish within 5 s.
    */
   async locked<T>(name: string, run: () => Promise<T>): Promise<T> {
-    const { files, clock } = this.#world
     const path = `${this.stateDir}/locks/${name}`
-    const untilMs = clock.monotonic() + LOCK_MS_MAX
-    for (;;) {
-      const release = await files.lock(path)
-      if (release) {
-        try {
-          return await run()
-        } finally {
-          await release()
-        }
-      }
-      if (clock.monotonic() >= untilMs) {
-        throw new TunnelError(
-          'profile/busy',
-          `Cannot write ${name}: another process holds ${path} for more than ${
-            LOCK_MS_MAX / 1000
-          } s`,
-          { hint: 'Is another sotto stuck? End it and try again.' },
-        )
-      }
-      await new Promise<void>((resolve) => clock.after(LOCK_POLL_MS, resolve))
+    const release = await this.#world.files.lock(path, { waitMs: LOCK_MS_MAX })
+    if (!release) {
+      throw new TunnelError(
+        'profile/busy',
+        `Cannot write ${name}: another process holds ${path} for more than ${LOCK_MS_MAX / 1000} s`,
+        { hint: 'Is another sotto stuck? End it and try again.' },
+      )
+    }
+    try {
+      return await run()
+    } finally {
+      await release()
     }
   }
 

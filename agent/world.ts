@@ -66,9 +66,10 @@ export interface Files {
   watch(path: string, changed: () => void): () => void
   /**
    * Takes a lock that ends with this process at the latest; undefined when another living process (or
-   * another holder in this one) has it. The path is that of the lock file itself.
+   * another holder in this one) has it, also after waiting for `waitMs` (default 0). The path is that of
+   * the lock file itself.
    */
-  lock(path: string): Promise<(() => Promise<void>) | undefined>
+  lock(path: string, options?: { waitMs?: number }): Promise<(() => Promise<void>) | undefined>
 }
 
 export interface FileInfo {

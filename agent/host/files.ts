@@ -16,6 +16,8 @@ const READ_BYTES_MAX = 1_048_576
 const WATCH_POLL_MS = 2_000
 /** Events that come closer together than this become one. */
 const WATCH_SETTLE_MS = 60
+/** How often a lock that is waited for is tried. */
+const LOCK_POLL_MS = 20
 const MODE_FILE = 0o600
 const MODE_DIRECTORY = 0o700
 
@@ -165,8 +167,26 @@ function watch(path: string, changed: () => void): () => void {
  * The lock is SQLite's own on an empty database: the system drops it with the process, whatever ends
  * that, so there is no stale lock to guess about.
  */
-async function lock(path: string): Promise<(() => Promise<void>) | undefined> {
-  await append(path, new Uint8Array(0))
+async function lock(
+  path: string,
+  options: { waitMs?: number } = {},
+): Promise<(() => Promise<void>) | undefined> {
+  // Only where it is not there: POSIX drops a process's locks on a file as soon as it closes any
+  // descriptor of it, so a file that may be locked is opened by SQLite alone.
+  if (!await info(path)) await append(path, new Uint8Array(0))
+  const untilMs = performance.now() + (options.waitMs ?? 0)
+  for (;;) {
+    const release = tryLock(path)
+    if (release || performance.now() >= untilMs) return release
+    // A timer that keeps the process alive: whoever waits for a lock has something to finish.
+    await new Promise((resolve) => setTimeout(resolve, LOCK_POLL_MS))
+  }
+}
+
+/** Databases that are locked; a forgotten release must not let the collector close them. */
+const heldLocks = new Set<Database>()
+
+function tryLock(path: string): (() => Promise<void>) | undefined {
   let database: Database | undefined
   try {
     database = new Database(path)
@@ -178,10 +198,12 @@ async function lock(path: string): Promise<(() => Promise<void>) | undefined> {
     throw failure('lock', path, error)
   }
   const held = database
+  heldLocks.add(held)
   let released = false
   return () => {
     if (!released) {
       released = true
+      heldLocks.delete(held)
       held.run('ROLLBACK')
       held.close()
     }

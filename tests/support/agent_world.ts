@@ -14,11 +14,15 @@ export interface TestWorld {
   close(): Promise<void>
 }
 
+/** One for the process: the host listens to the process's own outputs. */
+const shared = hostWorld({ signal: new AbortController().signal })
+
 export async function testWorld(env: Record<string, string> = {}): Promise<TestWorld> {
   const dir = await mkdtemp(join(tmpdir(), 'sotto-test-'))
   const stop = new AbortController()
   const world: World = {
-    ...hostWorld({ signal: stop.signal }),
+    ...shared,
+    signal: stop.signal,
     env: { SOTTO_HOME: join(dir, 'home'), ...env },
     home: dir,
   }
