@@ -348,6 +348,8 @@ test('files are replaced whole, bounded when read, and listed', async () => {
 
 test('watch() tells of a write, a replacement and a removal, and is silent once stopped', async () => {
   const { files } = t.world
+  // A watch alone keeps no process alive.
+  const alive = setInterval(() => {}, 1000)
   const path = join(t.dir, 'watched')
   let told!: () => void
   let next = new Promise<void>((resolve) => (told = resolve))
@@ -373,6 +375,7 @@ test('watch() tells of a write, a replacement and a removal, and is silent once 
   await writeFile(path, 'four')
   await new Promise((resolve) => setTimeout(resolve, 150))
   assert.is(count, before)
+  clearInterval(alive)
 })
 
 test.run()
