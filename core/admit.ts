@@ -18,7 +18,7 @@
  * certificate hold. Integers are big-endian. docs/protocol.md §3.
  */
 import { ByteReader, ByteWriter, concat, EMPTY, equal, hex, utf8 } from './bytes.ts'
-import type { AdmittedCredential, Credential, VerifyCertificate } from './credential.ts'
+import type { AdmittedCredential, Credential } from './credential.ts'
 import { checkCredential, CREDENTIAL, encodeCredential, openCredential } from './credential.ts'
 import type { Crypto } from './crypto.ts'
 import { GCM_NONCE_BYTES, HASH_BYTES, KEY_BYTES, SIGNATURE_BYTES } from './crypto.ts'
@@ -39,7 +39,7 @@ import {
 import type { Identity } from './key.ts'
 import { fingerprint } from './key.ts'
 
-export type { AdmittedCredential, Credential, VerifyCertificate } from './credential.ts'
+export type { AdmittedCredential, Credential, ShownCertificate } from './credential.ts'
 export type { RelayIdentity, Role } from './greeting.ts'
 
 // Specification constants.
@@ -182,8 +182,8 @@ export interface RelayAdmissionOptions {
   identity: RelayIdentity
   /** The 32 bytes of the KEY in the path. */
   target: Uint8Array
-  /** Without this port every certificate is refused. */
-  verifyCertificate?: VerifyCertificate | undefined
+  /** Without it every certificate is refused. */
+  takesCertificates?: boolean | undefined
 }
 
 /** The relay's side of one link. An error in any step ends it. */
@@ -230,7 +230,7 @@ export class RelayAdmission {
    */
   open(admit: Uint8Array): Admitted {
     return this.#steps.take('open', () => {
-      const { crypto, verifyCertificate } = this.#options
+      const { crypto, takesCertificates = false } = this.#options
       const hello = this.#hello!
       const transcript = this.#transcript
       const keys = linkKeys(crypto, {
@@ -254,7 +254,7 @@ export class RelayAdmission {
         )
       }
       if (!AGENT_VERSION.test(version)) throw wrongAgent('version', 'printable text')
-      const opened = openCredential(kind, credential, { transcript, verifyCertificate })
+      const opened = openCredential(kind, credential, { transcript, takesCertificates })
       this.#keys = keys
       return {
         agent: hello.agent,

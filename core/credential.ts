@@ -40,21 +40,21 @@ export type Credential =
     sign(message: Uint8Array): Uint8Array
   }
 
-/** What the agent's credential is, once its proofs hold. Secrets are still to be looked up. */
+/** What the agent's credential is. Secrets are still to be looked up, certificates to be checked. */
 export type AdmittedCredential =
   | { kind: 'none' }
   | { kind: 'key' | 'token'; secret: string }
-  | { kind: 'certificate'; chain: Uint8Array[]; scope: string }
+  | ShownCertificate
 
-/**
- * Checks the chain against the relay's authority, and the signature over `message` by the leaf's
- * key; undefined refuses.
- */
-export type VerifyCertificate = (
-  chain: Uint8Array[],
-  message: Uint8Array,
-  signature: Uint8Array,
-) => { scope: string } | undefined
+/** A chain with its proof, which the relay checks next: that takes WebCrypto, and so a turn. */
+export interface ShownCertificate {
+  kind: 'certificate'
+  /** DER, leaf first. */
+  chain: Uint8Array[]
+  /** What the leaf's key must have signed: it holds the transcript of this link alone. */
+  message: Uint8Array
+  signature: Uint8Array
+}
 
 /** The bytes to seal; a certificate's key signs `transcript`, which is of this link alone. */
 export function encodeCredential(credential: Credential, transcript: Uint8Array): Uint8Array {
@@ -67,12 +67,12 @@ export function encodeCredential(credential: Credential, transcript: Uint8Array)
 
 export interface CredentialContext {
   transcript: Uint8Array
-  /** Without it every certificate is refused. */
-  verifyCertificate: VerifyCertificate | undefined
+  /** False refuses every certificate. */
+  takesCertificates: boolean
 }
 
 /**
- * What was shown, with a certificate's proof checked; secrets are still to be looked up. Throws
+ * What was shown; secrets are still to be looked up and certificates to be checked. Throws
  * `admit/credential`, `admit/certificate`, `admit/truncated`, `admit/trailing`, `bytes/utf8`.
  */
 export function openCredential(
@@ -96,7 +96,7 @@ export function openCredential(
 
 function openCertificate(
   bytes: Uint8Array,
-  { transcript, verifyCertificate }: CredentialContext,
+  { transcript, takesCertificates }: CredentialContext,
 ): AdmittedCredential {
   const reader = new ByteReader(bytes, 'admit', 'certificate')
   const count = reader.u8()
@@ -110,15 +110,15 @@ function openCertificate(
   if (chain.some((one) => one.length === 0) || signature.length > CHAIN_SIGNATURE_BYTES_MAX) {
     throw wrongCredential('a certificate or signature of the wrong length')
   }
-  // The message holds the transcript: a proof that was made for another link does not hold here.
-  const verified = verifyCertificate?.(chain, concat(CERTIFICATE_LABEL, transcript), signature)
-  if (verified === undefined) {
+  if (!takesCertificates) {
     throw new TunnelError(
       'admit/certificate',
-      "Cannot admit agent: found a client certificate that does not hold, expected one of this relay's authority with a proof of its key",
+      'Cannot admit agent: found a client certificate, and this relay has no authority for them',
+      { hint: 'Use an API key, or ask the operator to start the relay with --client-ca.' },
     )
   }
-  return { kind: 'certificate', chain, scope: verified.scope }
+  // The message holds the transcript: a proof that was made for another link does not hold here.
+  return { kind: 'certificate', chain, message: concat(CERTIFICATE_LABEL, transcript), signature }
 }
 
 /** Throws `admit/credential` when a secret or chain does not fit its bounds. */

@@ -50,6 +50,8 @@ export interface Authorised {
   scope: string
   /** Which credential let it in, for revocation. */
   grant: string
+  /** Milliseconds since 1970: the link ends with the credential. */
+  expiresAt?: number | undefined
   /** Whether that credential may claim the name. */
   allows(name: string): boolean
 }
@@ -59,11 +61,8 @@ export interface MemberOwner {
   readonly crypto: Crypto
   readonly clock: Clock
   readonly identity: RelayIdentity
-  readonly verifyCertificate?: (
-    chain: Uint8Array[],
-    message: Uint8Array,
-    signature: Uint8Array,
-  ) => { scope: string } | undefined
+  /** Whether client certificates are looked at at all. */
+  readonly takesCertificates: boolean
   readonly windowBytesMax: number
   /** False where a timer would keep the host awake; there the platform notices dead links. */
   readonly watchesSilence: boolean
@@ -140,7 +139,7 @@ export class Member {
       crypto: owner.crypto,
       identity: owner.identity,
       target: parseKey(this.target),
-      ...(owner.verifyCertificate ? { verifyCertificate: owner.verifyCertificate } : {}),
+      takesCertificates: owner.takesCertificates,
     })
     this.#deadline = owner.clock.after(ADMIT_MS_MAX, () => {
       this.close(CLOSE.late, 'not admitted in time')
@@ -269,6 +268,9 @@ export class Member {
       if (clock.monotonic() - this.#heardMs > SILENCE_MS_MAX) {
         this.socket.terminate()
         this.#end('silent')
+      } else if (clock.now() > (this.authorised?.expiresAt ?? Infinity)) {
+        this.notice('credentials/expired', 'The credential of this link has expired')
+        this.close(CLOSE.revoked, 'the credential has expired')
       } else this.#watch()
     })
   }

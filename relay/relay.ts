@@ -2,7 +2,7 @@
  * One relay in one process: a hub for each agent, the live endpoints, the ingress, the public ports,
  * and the rules of who may do what. Everything that names a runtime reaches it as a port.
  */
-import type { Admitted, RelayIdentity } from '../core/admit.ts'
+import type { Admitted, RelayIdentity, ShownCertificate } from '../core/admit.ts'
 import { hex } from '../core/bytes.ts'
 import type { Clock } from '../core/clock.ts'
 import type { Crypto } from '../core/crypto.ts'
@@ -12,6 +12,8 @@ import type { Conn, Socket } from '../core/socket.ts'
 import { checkTicket } from '../core/ticket.ts'
 import type { Ticket } from '../core/ticket.ts'
 import { BulkLink } from './bulk.ts'
+import { certificateGrant } from './client_ca.ts'
+import type { CertificateVerifier } from './client_ca.ts'
 import { readClaim } from './claim.ts'
 import type { Credentials, Grant } from './credentials.ts'
 import { allowsName } from './credentials.ts'
@@ -64,7 +66,8 @@ export interface RelayPorts {
   app?(conn: Conn, first: Uint8Array): void
   readable?(conn: Conn, first: Uint8Array): void
   bulkTls?(conn: Conn, first: Uint8Array): void
-  verifyCertificate?: NonNullable<MemberOwner['verifyCertificate']>
+  /** Checks client certificates; absent where the relay has no authority for them. */
+  verifyCertificate?: CertificateVerifier
   /** The public port as URLs name it, known when the listener is up. */
   publicPort(): number
   /** How its URLs begin, and whether inspectable endpoints are paths; default https, by name. */
@@ -94,7 +97,7 @@ export class Relay implements MemberOwner {
   readonly identity: RelayIdentity
   readonly windowBytesMax: number
   readonly watchesSilence: boolean
-  readonly verifyCertificate?: NonNullable<MemberOwner['verifyCertificate']>
+  readonly takesCertificates: boolean
   readonly endpoints: Endpoints
   readonly visitors: Visitors
   readonly ingress: Ingress
@@ -113,7 +116,7 @@ export class Relay implements MemberOwner {
     this.identity = ports.identity
     this.windowBytesMax = ports.windowBytesMax ?? INGRESS_WINDOW_BYTES_MAX
     this.watchesSilence = ports.watchesSilence ?? true
-    if (ports.verifyCertificate) this.verifyCertificate = ports.verifyCertificate
+    this.takesCertificates = ports.verifyCertificate !== undefined
     const { clock, crypto, settings, quota } = ports
     this.endpoints = new Endpoints(clock)
     this.visitors = new Visitors({
@@ -257,17 +260,17 @@ export class Relay implements MemberOwner {
     const { credentials, registry, quota } = this.#ports
     const { credential } = admitted
     let authorised: Authorised
-    if (credential.kind === 'key' || credential.kind === 'token') {
-      const grant: Grant = await credentials.verify(credential.secret)
+    if (credential.kind !== 'none') {
+      const grant: Grant = credential.kind === 'certificate'
+        ? await this.#certified(credential)
+        : await credentials.verify(credential.secret)
       authorised = {
         scope: grant.scope,
         grant: grant.id,
+        expiresAt: grant.expiresAt,
         allows: (name) => allowsName(grant, name),
       }
       this.#limitAgents(grant, member)
-    } else if (credential.kind === 'certificate') {
-      const { scope } = credential
-      authorised = { scope, grant: `certificate/${scope}`, allows: () => true }
     } else if (this.#ports.settings.openRegistration) {
       // A scope of its own for each key: what nobody vouched for shares nothing with anybody.
       const scope = `open-${member.agent.slice(0, 20)}`
@@ -286,6 +289,10 @@ export class Relay implements MemberOwner {
     if (held) held.push(hold.release)
     else hold.release()
     return authorised
+  }
+
+  async #certified({ chain, message, signature }: ShownCertificate): Promise<Grant> {
+    return certificateGrant(await this.#ports.verifyCertificate!(chain, message, signature))
   }
 
   #limitAgents(grant: Grant, member: Member): void {

@@ -96,6 +96,8 @@ interface Entry {
 }
 
 export class Star implements MemberOwner {
+  /** No file to read an authority from: keys and tokens admit agents here. */
+  readonly takesCertificates = false
   readonly clock: Clock
   readonly crypto: Crypto
   readonly identity: RelayIdentity

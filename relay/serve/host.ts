@@ -13,6 +13,7 @@ import { fingerprint, generateIdentity } from '../../core/key.ts'
 import { certificateHash, isCurrent, makeCertificate } from '../certificate.ts'
 import type { CertificatePair } from '../certificate.ts'
 import type { AppPorts } from '../app.ts'
+import { certificateVerifier } from '../client_ca.ts'
 import { Credentials } from '../credentials.ts'
 import { createLog } from '../log.ts'
 import { Metrics } from '../metrics.ts'
@@ -103,6 +104,9 @@ export async function openHost(options: {
   })
   const watches = [await credentials.watch(), registry.watch()]
   const admin = await credentials.ensureAdmin()
+  const verifyCertificate = settings.clientCaPath === ''
+    ? undefined
+    : certificateVerifier(await readFile(settings.clientCaPath, 'utf8'), clock)
   const relayIdentity: RelayIdentity = {
     seed: identity.seed,
     public: identity.public,
@@ -122,6 +126,7 @@ export async function openHost(options: {
       log,
       settings: { ...settings, names },
       version,
+      ...(verifyCertificate ? { verifyCertificate } : {}),
     },
     tls,
     store,

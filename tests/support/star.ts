@@ -20,6 +20,7 @@ import type { Stream } from '../../core/mux.ts'
 import { memoryConns, memorySockets } from '../../core/socket.ts'
 import type { Conn, Socket } from '../../core/socket.ts'
 import { encodeTicket } from '../../core/ticket.ts'
+import { certificateVerifier } from '../../relay/client_ca.ts'
 import { Credentials } from '../../relay/credentials.ts'
 import { silentLog } from '../../relay/log.ts'
 import { Metrics } from '../../relay/metrics.ts'
@@ -57,6 +58,7 @@ export interface AgentOptions {
 export async function makeStar(
   flags: Record<string, string> = {},
   limits: Record<string, number> = {},
+  clientCa?: string,
 ): Promise<Star> {
   const store = memoryStore()
   const clock = systemClock
@@ -85,6 +87,7 @@ export async function makeStar(
     },
     app: (conn, first) => void handedOff.push({ conn, first }),
     publicPort: () => 8443,
+    ...(clientCa ? { verifyCertificate: certificateVerifier(clientCa, clock) } : {}),
   })
   const secrets = new Map<string, string>()
   async function secretOf(scope: string): Promise<string> {
