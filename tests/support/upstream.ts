@@ -1,0 +1,56 @@
+/** A local service behind a readable endpoint, and the agent's end that leads to it. */
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { serveExchange } from '../../agent/exchange.ts'
+import { parseUpstream } from '../../agent/forward.ts'
+import { hostWorld } from '../../agent/host/world.ts'
+import type { Stream } from '../../core/mux.ts'
+
+/** Between two events of `/ticks`. */
+const TICK_MS = 100
+
+/**
+ * `/echo` sends the body back, `/ticks` never ends, anything else tells what it was asked. `left` is
+ * told when a reader of `/ticks` has gone.
+ */
+export async function startUpstream(
+  { left }: { left?(): void } = {},
+): Promise<{ port: number; close(): Promise<void> }> {
+  const server = createServer((request, response) => {
+    if (request.url === '/echo') return void request.pipe(response)
+    if (request.url === '/ticks') {
+      response.writeHead(200, { 'content-type': 'text/event-stream' })
+      let count = 0
+      const tick = (): void => void response.write(`data: ${++count}\n\n`)
+      tick()
+      const timer = setInterval(tick, TICK_MS)
+      return void response.on('close', () => {
+        clearInterval(timer)
+        left?.()
+      })
+    }
+    const body = JSON.stringify({ url: request.url, method: request.method, ...request.headers })
+    response.writeHead(200, { 'content-type': 'application/json' })
+    response.end(request.method === 'HEAD' ? undefined : body)
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  return {
+    port: (server.address() as AddressInfo).port,
+    close: () =>
+      new Promise((done) => {
+        server.close(() => done())
+        server.closeAllConnections()
+      }),
+  }
+}
+
+/** Leads one stream of kind `http` to that service. */
+export function serveReadable(stream: Stream, port: number): void {
+  stream.accept()
+  serveExchange(stream, {
+    world: hostWorld(),
+    upstream: parseUpstream(String(port)),
+    bytes: { forth: 0, back: 0 },
+    done() {},
+  })
+}
