@@ -293,9 +293,9 @@ function bytesOf(hash: string): Uint8Array {
   return parseCertificateFingerprint(hash.replace(/(..)(?!$)/g, '$1:'))
 }
 
-/** KEYs in the text of a certificate. */
+/** KEYs that are names in a certificate: a DER string of 52 characters, RFC 5280 §4.1.2.4. */
 export function claimedKeys(der: Uint8Array): string[] {
   const words = new TextDecoder('latin1').decode(der)
-  const found = new Set(words.match(/(?<![a-z2-7])[a-z2-7]{52}(?![a-z2-7])/g) ?? [])
-  return [...found].slice(0, CLAIMS_MAX)
+  const found = [...words.matchAll(/[\x0c\x13]\x34([a-z2-7]{52})/g)].map(([, key]) => key!)
+  return [...new Set(found)].slice(0, CLAIMS_MAX)
 }

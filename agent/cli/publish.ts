@@ -242,15 +242,17 @@ class Publication {
   }
 
   #facts({ place, certificate }: Shown): Fact[] {
-    const { mode, kind, upstream, upstreamWords = upstream.text } = this.#plan
+    const { mode, kind, upstream, upstreamWords } = this.#plan
     const { joining } = this.#ports
     const address = `${place.host}:${place.port}`
-    const url = place.url ?? (mode === 'raw' ? `${kind}://${address}` : undefined)
+    // A browser would make nothing of a TCP service.
+    const url = kind === 'http' ? place.url : mode === 'raw' ? `${kind}://${address}` : undefined
+    const leads = kind === 'http' ? upstream.text : upstream.text.replace(/^http:\/\//, '')
     return [
       { name: 'name', value: place.name },
       ...(url === undefined ? [] : [{ name: 'url', value: url, line: url }]),
-      { name: 'address', value: address },
-      { name: 'upstream', value: upstream.text, line: `leads to ${upstreamWords}\n` },
+      { name: 'address', value: address, ...(url === undefined ? { line: address } : {}) },
+      { name: 'upstream', value: leads, line: `leads to ${upstreamWords ?? leads}\n` },
       { name: 'mode', value: mode, line: MODE_WORDS[mode] },
       ...(certificate
         ? [{

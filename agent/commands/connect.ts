@@ -255,13 +255,15 @@ class Connection {
   }
 
   async #stdio(): Promise<'done'> {
-    const far = await this.#dialler!.dial().catch((error) => {
+    try {
+      const far = await this.#dialler!.dial()
+      const near = this.#world.terminal.stdio()
+      this.#live.add(near)
+      await this.#join(near, far)
+      return 'done'
+    } catch (error) {
       throw this.#explained(error)
-    })
-    const near = this.#world.terminal.stdio()
-    this.#live.add(near)
-    await this.#join(near, far)
-    return 'done'
+    }
   }
 
   /** Carries bytes until both ends are closed. Throws `dial/refused` when the other end lets us not in. */
@@ -339,15 +341,23 @@ class Connection {
     return [this.#world.tls.inspect(this.#identity).fingerprint]
   }
 
-  /** The other end's alert says that we were not let in; what helps is on its side. */
+  /**
+   * The other end's alert says that we were not let in; what helps is on its side. Where we were
+   * writing already the alert is lost, and all that shows is an end before the first byte.
+   */
   #explained(error: unknown): TunnelError {
     const family = asTunnelError(error, 'dial/broken')
     const { joining, options } = this.#parts
-    if (!/access.denied|certificate.required|bad.certificate/i.test(describe(error))) return family
+    const refused = /access.denied|certificate.required|bad.certificate/i.test(describe(error))
+    if (!refused && family.code !== 'dial/broken') return family
     const key = formatKey(joining.identity.public)
     return new TunnelError(
-      'dial/refused',
-      `Cannot connect to "${options.name}": its agent does not let this identity in`,
+      refused ? 'dial/refused' : 'dial/broken',
+      `Cannot connect to "${options.name}": ${
+        refused
+          ? 'its agent does not let this identity in'
+          : 'it ended before anything came back; perhaps its agent does not let this identity in'
+      }`,
       {
         hint: `Ask whoever runs it to type: sotto peers trust ${peerName(this.#world)} ${key}`,
         cause: error,

@@ -143,7 +143,7 @@ async function start(
       const settings = readSettings({
         flags: { domain: DOMAIN, port: at, data: `${state}/relay`, 'log-level': 'error' },
       })
-      return await startRelay(settings, (line) => world.terminal.stderr.write(line))
+      return await startRelay(settings, (line) => world.terminal.stderr.write(`${line}\n`))
     } catch (error) {
       const taken = isTunnelError(error, 'net/in-use') || isTunnelError(error, 'listen/taken')
       if (!taken || at >= last) throw error

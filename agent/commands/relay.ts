@@ -74,7 +74,7 @@ async function run({ flags, json }: RelayOptions, world: World): Promise<number>
     ...given,
     dataDirectory: given.dataDirectory || `${profile.stateDir}/relay`,
   }
-  const running = await startRelay(settings, (line) => terminal.stderr.write(line))
+  const running = await startRelay(settings, (line) => terminal.stderr.write(`${line}\n`))
   try {
     const origin = `https://${settings.domain}${running.port === 443 ? '' : `:${running.port}`}`
     screen.show('listening', [

@@ -78,9 +78,6 @@ async function run(options: UdpOptions, world: World): Promise<number> {
     mode: 'raw',
     port: options.publicPort ?? 0,
     upstream,
-    upstreamWords: upstream.kind === 'tcp'
-      ? `udp://${upstream.host}:${upstream.port}`
-      : upstream.text,
   }, { joining, screen })
 }
 
