@@ -293,7 +293,10 @@ export function parseAddress(text: string): Uint8Array | undefined {
 }
 
 function parseFour(text: string): Uint8Array | undefined {
-  const parts = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})$/.exec(text)?.slice(1).map(Number)
+  // No leading zeros: some programs read them as octal.
+  const octet = '(0|[1-9]\\d{0,2})'
+  const parts = new RegExp(`^${octet}\\.${octet}\\.${octet}\\.${octet}$`).exec(text)?.slice(1)
+    .map(Number)
   return parts?.every((part) => part <= 255) ? new Uint8Array(parts) : undefined
 }
 
