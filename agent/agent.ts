@@ -63,6 +63,9 @@ export class Agent {
       admitted: (up) => this.#admitted(up),
       onState: (state) => {
         if (state.kind !== 'up' && state.kind !== 'connecting') this.#closePools()
+        if (state.kind === 'down' && state.silent) {
+          for (const tunnel of this.#tunnels.values()) tunnel.cutBulk()
+        }
         options.onState?.(state)
       },
       onNotice: (notice) => options.onNotice?.(notice),

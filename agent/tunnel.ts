@@ -58,6 +58,8 @@ export class Tunnel {
   total = 0
   readonly #world: World
   readonly #live = new Map<Conn, { forth: number; back: number }>()
+  /** Bulk links that visitors are on. */
+  readonly #taken = new Set<Conn>()
   #visitors = 0
   #bytesIn = 0
   #bytesOut = 0
@@ -105,14 +107,22 @@ export class Tunnel {
     this.#httpPath?.close()
   }
 
+  /** The way to the relay is dead and nobody will say so: visitors on bulk links end here. */
+  cutBulk(): void {
+    for (const conn of this.#taken) conn.abort()
+    this.#taken.clear()
+  }
+
   /** A visitor over a bulk link. */
   offered(offer: Offer): void {
     const kind = offer.visit.kind
     if (this.#visitors >= VISITORS_MAX || !this.#takes(kind) || kind === 'http' || kind === 'udp') {
       return offer.refuse()
     }
+    const { conn, visit, first } = offer
     offer.take()
-    void this.#serve(offer.conn, { visit: offer.visit, first: offer.first })
+    this.#taken.add(conn)
+    void this.#serve(conn, { visit, first }).then(() => this.#taken.delete(conn))
   }
 
   /** A visitor over a stream. */

@@ -49,7 +49,8 @@ export interface Up extends Link {
 export type UplinkState =
   | { kind: 'connecting'; attempt: number }
   | { kind: 'up'; up: Up }
-  | { kind: 'down'; reason: string; retryInMs: number }
+  /** `silent`: nobody closed the link, so what else leads to that relay is dead as well. */
+  | { kind: 'down'; reason: string; retryInMs: number; silent: boolean }
   | { kind: 'refused'; error: TunnelError }
 
 export interface UplinkPorts extends LinkPorts {
@@ -256,7 +257,7 @@ export class Uplink {
         const quietMs = now - this.#heardMs
         if (quietMs > DEAD_MS) {
           this.#socket?.terminate()
-          this.#lost('the relay does not answer')
+          this.#lost('the relay does not answer', { silent: true })
         } else if (quietMs >= PING_MS && this.#pingedMs === 0) {
           this.#pingedMs = now
           this.#socket?.ping?.()
@@ -270,7 +271,7 @@ export class Uplink {
     this.#attempt = 0
     if (this.#socket) {
       this.#socket?.terminate()
-      this.#lost('the machine slept', 0)
+      this.#lost('the machine slept', { retryMs: 0, silent: true })
     } else if (this.#retry) {
       this.#retry.cancel()
       this.#retry = undefined
@@ -302,7 +303,10 @@ export class Uplink {
     this.#ports.onState({ kind: 'refused', error })
   }
 
-  #lost(reason: string, retryMs?: number): void {
+  #lost(
+    reason: string,
+    { retryMs, silent = false }: { retryMs?: number; silent?: boolean } = {},
+  ): void {
     if (this.#closed || this.#retry) return
     this.#drop(new TunnelError('uplink/down', `Cannot ask the relay: ${reason}`))
     const { clock, crypto } = this.#ports
@@ -318,7 +322,7 @@ export class Uplink {
       this.#retry = undefined
       void this.#connect()
     })
-    this.#ports.onState({ kind: 'down', reason, retryInMs })
+    this.#ports.onState({ kind: 'down', reason, retryInMs, silent })
   }
 
   #drop(error: TunnelError): void {
