@@ -296,6 +296,7 @@ function bytesOf(hash: string): Uint8Array {
 /** KEYs that are names in a certificate: a DER string of 52 characters, RFC 5280 §4.1.2.4. */
 export function claimedKeys(der: Uint8Array): string[] {
   const words = new TextDecoder('latin1').decode(der)
+  // deno-lint-ignore no-control-regex
   const found = [...words.matchAll(/[\x0c\x13]\x34([a-z2-7]{52})/g)].map(([, key]) => key!)
   return [...new Set(found)].slice(0, CLAIMS_MAX)
 }

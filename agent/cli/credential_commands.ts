@@ -81,6 +81,8 @@ function create({ path, one, createExamples, createFlags }: CredentialKind): Com
     check(options) {
       checkOperator(options)
       labelsOf(options.labels)
+      // Its form alone; whether it is to come is a question of the clock.
+      expiryOf(options.expires, 0)
     },
     async run(options, world) {
       const { scope, label, names, admin, maxAgents } = options

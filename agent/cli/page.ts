@@ -54,16 +54,17 @@ export interface Verb<Options> {
 /** A verb whose options are its own business. */
 export interface Command {
   readonly page: Page
-  run(given: Given, world: World): Promise<number>
+  /** Reads and checks; what it gives back runs. */
+  prepare(given: Given): (world: World) => Promise<number>
 }
 
 export function command<Options>(verb: Verb<Options>): Command {
   return {
     page: verb.page,
-    run: async (given, world) => {
+    prepare: (given) => {
       const options = verb.read(given)
       verb.check(options)
-      return await verb.run(options, world)
+      return (world) => verb.run(options, world)
     },
   }
 }

@@ -14,8 +14,6 @@ const EXIT_USAGE = 2
 
 interface Verb {
   summary: string
-  /** Left out of the overview: an implementation of something else. */
-  hidden?: boolean
   load?(): Promise<Command>
   verbs?: Readonly<Record<string, Verb>>
 }
@@ -103,6 +101,11 @@ const VERBS: Readonly<Record<string, Verb>> = {
   },
 }
 
+const ROOT_VERB: Verb = {
+  summary: 'private tunnels through relays that cannot listen',
+  verbs: VERBS,
+}
+
 function credentialVerbs(what: 'keys' | 'tokens', words: string): Verb {
   const load = (verb: 'create' | 'list' | 'revoke') => async (): Promise<Command> =>
     what === 'keys'
@@ -123,6 +126,7 @@ function credentialVerbs(what: 'keys' | 'tokens', words: string): Verb {
 export async function runProgram(argv: readonly string[], world: World): Promise<number> {
   const { stdout, stderr } = world.terminal
   const json = argv.includes('--json')
+  let started = false
   try {
     const found = find(argv)
     if (found.kind === 'text') {
@@ -135,15 +139,33 @@ export async function runProgram(argv: readonly string[], world: World): Promise
       stdout.write(renderPage(command.page))
       return 0
     }
-    return await command.run(given, world)
+    const run = command.prepare(given)
+    started = true
+    return await run(world)
   } catch (thrown) {
     // What breaks because the person stopped it is no error.
     if (world.signal.aborted) return (world.signal.reason as StopReason).exitCode
     const error = asTunnelError(thrown, 'cli/fault')
     if (json) stdout.write(`${JSON.stringify({ event: 'error', ...error.toJSON() })}\n`)
     stderr.write(`${describeError(error)}\n`)
-    return error.code.startsWith('cli/') && error.code !== 'cli/fault' ? EXIT_USAGE : EXIT_ERROR
+    return started ? EXIT_ERROR : EXIT_USAGE
   }
+}
+
+/** Every word path that leads somewhere, with its page, or the overview of what is below it. */
+export async function everyPage(): Promise<{ path: string; text: string; page?: Page }[]> {
+  const pages: { path: string; text: string; page?: Page }[] = []
+  async function walk(path: string, verb: Verb): Promise<void> {
+    if (verb.load) {
+      const { page } = await verb.load()
+      pages.push({ path, text: renderPage(page), page })
+    } else pages.push({ path, text: overview(path, verb) })
+    for (const [word, below] of Object.entries(verb.verbs ?? {})) {
+      await walk(`${path} ${word}`, below)
+    }
+  }
+  await walk('sotto', ROOT_VERB)
+  return pages
 }
 
 /** The sentence, and the hint beneath it. */
@@ -157,7 +179,7 @@ type Found = { kind: 'text'; text: string } | { kind: 'verb'; verb: Verb; rest: 
 function find(argv: readonly string[]): Found {
   const words = [...argv]
   if (words[0] === 'help') return find([...words.slice(1), '--help'])
-  let verb: Verb = { summary: 'private tunnels through relays that cannot listen', verbs: VERBS }
+  let verb = ROOT_VERB
   const path = ['sotto']
   while (verb.verbs && words[0] !== undefined && Object.hasOwn(verb.verbs, words[0])) {
     verb = verb.verbs[words[0]]!

@@ -36,6 +36,7 @@ const page: Page = {
   ],
   more:
     `Every flag can be set as a variable too: --public-ports is ${ENVIRONMENT_PREFIX}PUBLIC_PORTS.
+At a terminal --log-level is warn and --log-format text, unless set.
 To manage a relay: sotto relay keys, tokens, names, block, unblock.`,
 }
 
@@ -65,7 +66,10 @@ export async function startRelay(
 async function run({ flags, json }: RelayOptions, world: World): Promise<number> {
   const { env, terminal, signal } = world
   const screen = new Screen(world, { json })
-  const given = readSettings({ flags, environment: env })
+  const given = readSettings({
+    flags: { ...(terminal.stdout.isTTY && !json ? quiet(env) : {}), ...flags },
+    environment: env,
+  })
   for (const { variable, perhaps } of unknownVariables(env)) {
     screen.tell(`${variable} sets nothing${perhaps ? `; did you mean ${perhaps}?` : ''}`)
   }
@@ -114,6 +118,14 @@ async function run({ flags, json }: RelayOptions, world: World): Promise<number>
   await running.drain()
   screen.event('stopped', {})
   return exitCode(signal.reason as StopReason)
+}
+
+/** A person at a terminal wants no log of every link, unless they said so. */
+function quiet(env: World['env']): Record<string, string> {
+  return {
+    ...(env[`${ENVIRONMENT_PREFIX}LOG_LEVEL`] ? {} : { 'log-level': 'warn' }),
+    ...(env[`${ENVIRONMENT_PREFIX}LOG_FORMAT`] ? {} : { 'log-format': 'text' }),
+  }
 }
 
 /** A relay that was told to go has done its work; one that a person interrupted says so. */
