@@ -1,10 +1,12 @@
 // runtimes: bun node deno
 // Readable HTTP from a visitor's real TLS connection, through gateway, streams and the agent's end, to
 // a real upstream and back: what must pass unchanged, what must not pass, and that nothing is collected.
+import { type ChildProcess, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import * as http from 'node:http'
 import type { AddressInfo } from 'node:net'
 import type { Duplex } from 'node:stream'
+import { fileURLToPath } from 'node:url'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import {
@@ -50,6 +52,16 @@ function request(line: string, fields: string[] = [], body = ''): string {
 
 function bodyOf(response: string): string {
   return response.slice(response.indexOf('\r\n\r\n') + 4)
+}
+
+/** A program that sends `bytes` and reads nothing; Deno's TLS client would read in spite of a pause. */
+function deafVisitor(port: number, bytes: string): ChildProcess {
+  const program = `const socket = require('node:tls').connect({
+    host: '127.0.0.1', port: ${port}, servername: '${HOST}', rejectUnauthorized: false })
+    socket.pause()
+    socket.write(${JSON.stringify(bytes)})`
+  const node = fileURLToPath(new URL('../../node_modules/.bin/node', import.meta.url))
+  return spawn(node, ['-e', program], { stdio: 'ignore' })
 }
 
 /** Body of a response in chunks. */
@@ -540,14 +552,12 @@ gateway('a visitor that stops reading stops the upstream, and nobody else', asyn
     }
     pump()
   }
-  const raw = await openRaw(desk.port)
-  raw.socket.pause()
-  raw.socket.write(request('GET /big'))
+  const visitor = deafVisitor(desk.port, request('GET /big'))
   await stopped
   assert.ok(written < 48 * 1024 * 1024, `${written} bytes were taken from the upstream`)
   assert.ok(desk.relay.bufferedBytes <= 16 * 1024 * 1024)
   for (let i = 0; i < 3; i++) assert.match(await ask(desk.port, request('GET /small')), /small/)
-  raw.socket.destroy()
+  visitor.kill('SIGKILL')
   await ended
 })
 
