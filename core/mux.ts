@@ -137,6 +137,13 @@ export class Mux {
     return this.#streams.size
   }
 
+  /** How many of them carry that. */
+  count(kind: Visit['kind']): number {
+    let count = 0
+    for (const { visit } of this.#streams.values()) if (visit.kind === kind) count++
+    return count
+  }
+
   /** Payload bytes that wait in the streams, to be sent or to be read. */
   get bufferedBytes(): number {
     let bytes = 0

@@ -192,6 +192,13 @@ export class Relay implements MemberOwner {
     for (const role of ['home', 'visit'] as const) {
       metrics.links.cell({ role }).read(() => count((member) => (member.role === role ? 1 : 0)))
     }
+    for (const kind of ['tls', 'raw', 'http', 'udp'] as const) {
+      metrics.streams.cell({ kind }).read(() => count(({ mux }) => mux.count(kind)))
+    }
+    // What a visit link brings is forwarded frame by frame, and the relay's own mux has no part in it.
+    metrics.streams.cell({ kind: 'connect' }).read(() =>
+      count(({ forwards, role }) => role === 'visit' ? forwards.size : 0)
+    )
     for (const route of ['passthrough', 'inspectable', 'raw', 'udp'] as const) {
       metrics.visitorsActive.cell({ route }).read(() => {
         let sum = 0
