@@ -2,6 +2,9 @@
  * Builds the relay for Cloudflare Workers into dist/worker.js and runs it on this machine's own
  * workerd: `node compile/worker.mjs [--port 8787] [--data .sotto/worker] [--build]`.
  *
+ * To deploy, set the two secrets of relay/serve/edge.ts and a domain with its wildcard, then
+ * `npx wrangler deploy --config dist/wrangler.json`.
+ *
  * Plain HTTP on loopback: TLS is the platform's, here there is none. Settings are SOTTO_RELAY_*
  * variables. The first start makes an identity and an admin key; the key is printed once and rests as
  * a hash. State is kept in the data directory, files 0600.
@@ -16,6 +19,7 @@ import { fileURLToPath } from 'node:url'
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
 const BUNDLE = join(ROOT, 'dist', 'worker.js')
+const WRANGLER = join(ROOT, 'dist', 'wrangler.json')
 const WORKERD = join(ROOT, 'node_modules', '.bin', 'workerd')
 /** Which behaviours of the platform the relay is written for. */
 const COMPATIBILITY_DATE = '2026-11-01'
@@ -24,6 +28,8 @@ const FLAGS = [
   'enable_request_signal',
   'request_signal_passthrough',
 ]
+/** Durable Objects: binding and class. */
+const OBJECTS = [['HUBS', 'HubObject'], ['DIRECTORY', 'DirectoryObject']]
 const CONTROL_FD = 3
 /** How long requests may finish when it is stopped. */
 const STOP_MS_MAX = 1000
@@ -64,8 +70,25 @@ async function bundle() {
     metafile: true,
     logLevel: 'warning',
   })
+  writeFileSync(WRANGLER, `${JSON.stringify(wranglerConfig(), null, 2)}\n`)
   const bytes = Object.values(metafile.outputs)[0].bytes
   process.stderr.write(`dist/worker.js: ${Math.round(bytes / 1024)} KiB\n`)
+}
+
+/** What the platform is told, for a deployment. */
+function wranglerConfig() {
+  return {
+    name: 'sotto-relay',
+    main: 'worker.js',
+    no_bundle: true,
+    compatibility_date: COMPATIBILITY_DATE,
+    compatibility_flags: FLAGS,
+    durable_objects: {
+      bindings: OBJECTS.map(([name, of]) => ({ name, class_name: of })),
+    },
+    migrations: [{ tag: 'v1', new_sqlite_classes: OBJECTS.map(([, of]) => of) }],
+    vars: { SOTTO_RELAY_SCHEME: 'https', SOTTO_RELAY_ADDRESS_HEADER: 'cf-connecting-ip' },
+  }
 }
 
 function run() {
@@ -123,12 +146,11 @@ function developmentVariables() {
 
 /** workerd's configuration; values come from the environment, so that no secret stands in it. */
 function capnp(names) {
-  const objects = [['HUBS', 'HubObject'], ['DIRECTORY', 'DirectoryObject']]
   const bindings = [
-    ...objects.map(([name, of]) => `(name = "${name}", durableObjectNamespace = "${of}")`),
+    ...OBJECTS.map(([name, of]) => `(name = "${name}", durableObjectNamespace = "${of}")`),
     ...names.map((name) => `(name = "${name}", fromEnvironment = "${name}")`),
   ]
-  const classes = objects.map(([, name]) =>
+  const classes = OBJECTS.map(([, name]) =>
     `(className = "${name}", uniqueKey = "sotto-${name}", enableSql = true)`
   )
   return `using Workerd = import "/workerd/workerd.capnp";

@@ -19,13 +19,12 @@ import { Registry } from '../registry.ts'
 import type { NamePage, NameRecord } from '../registry.ts'
 import type { AgentInfo } from '../relay.ts'
 import type { ClaimOf } from '../star.ts'
-import { durableStore } from '../store/durable.ts'
 import type { Json, Store } from '../store/store.ts'
 import { webClock } from './edge.ts'
 import type { Edge } from './edge.ts'
 import { outcome, valueOf } from './outcome.ts'
 import type { Outcome } from './outcome.ts'
-import { edgeOf, fast, objects } from './objects.ts'
+import { edgeOf, fast, lazyStore, objects } from './objects.ts'
 import type { WorkerEnv } from './objects.ts'
 
 /** Processes that may serve one name. */
@@ -71,7 +70,7 @@ export class DirectoryObject extends DurableObject<WorkerEnv> {
   constructor(ctx: ObjectContext, env: WorkerEnv) {
     super(ctx, env)
     this.#kv = ctx.storage.kv
-    this.#store = durableStore(ctx.storage)
+    this.#store = lazyStore(ctx)
     this.#edge = edgeOf(env)
     const ports = { store: this.#store, crypto: fast(), clock: webClock }
     this.#credentials = new Credentials(ports)

@@ -15,10 +15,9 @@ import type { StoredPassport } from '../registry.ts'
 import type { AgentInfo } from '../relay.ts'
 import { Star } from '../star.ts'
 import type { KeptClaim, KeptLink } from '../star.ts'
-import { durableStore } from '../store/durable.ts'
 import { EDGE_WINDOW_BYTES_MAX, readIdentity, VERSION, webClock } from './edge.ts'
 import { serveFetch } from './fetch_gateway.ts'
-import { edgeOf, fast } from './objects.ts'
+import { edgeOf, fast, lazyStore } from './objects.ts'
 import type { WorkerEnv } from './objects.ts'
 import { outcome } from './outcome.ts'
 import type { Outcome } from './outcome.ts'
@@ -57,10 +56,12 @@ export class HubObject extends DurableObject<WorkerEnv> {
   constructor(ctx: ObjectContext, env: WorkerEnv) {
     super(ctx, env)
     this.#kv = ctx.storage.kv
-    this.#passports = new Passports(durableStore(ctx.storage), webClock)
-    this.#kv.put('wakes', this.#wakes + 1)
+    this.#passports = new Passports(lazyStore(ctx), webClock)
     const key = this.#kv.get<string>('key')
-    if (key !== undefined) this.#wake(this.#starOf(key))
+    // A stranger's visit leaves nothing behind: what is written begins with the first link that is up.
+    if (key === undefined) return
+    this.#kv.put('wakes', this.#wakes + 1)
+    this.#wake(this.#starOf(key))
   }
 
   get #wakes(): number {
@@ -185,9 +186,10 @@ export class HubObject extends DurableObject<WorkerEnv> {
   }
 
   #keep({ raw }: WebSocketLink, link: KeptLink): void {
-    const key = this.#kv.get<string>('key')
-    // Written with the first link that is admitted, so that a stranger's visit leaves nothing.
-    if (key === undefined) this.#kv.put('key', this.#star!.hub.key)
+    if (this.#kv.get<string>('key') === undefined) {
+      this.#kv.put('key', this.#star!.hub.key)
+      this.#kv.put('wakes', 1)
+    }
     const socket = raw as ServerWebSocket
     socket.serializeAttachment(link)
   }

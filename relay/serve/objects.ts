@@ -1,8 +1,10 @@
 /** Who is who among the Durable Objects, and what every one of them is given. */
-import type { ObjectNamespace } from 'cloudflare:workers'
+import type { ObjectContext, ObjectNamespace } from 'cloudflare:workers'
 import * as nodeCrypto from 'node:crypto'
 import type { Crypto } from '../../core/crypto.ts'
 import { fastCrypto } from '../../core/crypto.ts'
+import { durableStore } from '../store/durable.ts'
+import type { Store } from '../store/store.ts'
 import type { DirectoryObject } from './directory_object.ts'
 import { readEdge } from './edge.ts'
 import type { Edge, Variables } from './edge.ts'
@@ -36,4 +38,27 @@ export function edgeOf(env: WorkerEnv): Edge {
   let edge = edges.get(env)
   if (!edge) edges.set(env, edge = readEdge(env, fast()))
   return edge
+}
+
+/**
+ * The store of an object, made with its first commit: whoever asks for a name, a scope or a key that
+ * nobody has makes an object for a moment, and must leave nothing behind that is kept and paid for.
+ */
+export function lazyStore({ storage }: ObjectContext): Store {
+  const { kv } = storage
+  let made: Store | undefined
+  const known = (): Store | undefined =>
+    made ??= kv.get('made') === undefined ? undefined : durableStore(storage)
+  return {
+    get: async (key) => await known()?.get(key),
+    list: async (prefix, options) => await known()?.list(prefix, options) ?? [],
+    async commit(commit) {
+      if (!known()) {
+        kv.put('made', 1)
+        made = durableStore(storage)
+      }
+      return await made!.commit(commit)
+    },
+    close: async () => await made?.close(),
+  }
 }

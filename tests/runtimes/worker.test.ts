@@ -4,6 +4,7 @@
 // alone
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import type { Stream } from '../../core/mux.ts'
 import { fast } from '../support/crypto.ts'
 import { echo, Edge, edgeClaims, pause, same, through } from '../support/edge_suite.ts'
 import { startWorker } from '../support/worker_relay.ts'
@@ -28,6 +29,11 @@ async function report(key: string): Promise<Report> {
   return await response.json() as Report
 }
 
+/** Serves what a browser asks, and echoes what another agent sends. */
+function either(readable: (stream: Stream) => void): (stream: Stream) => void {
+  return (stream) => (stream.visit.kind === 'http' ? readable(stream) : echo(stream))
+}
+
 worker.before(() => edge.start(() => startWorker()))
 worker.after(() => edge.close())
 
@@ -36,8 +42,8 @@ edgeClaims(worker, edge)
 worker(
   'it sleeps with its links, pings do not wake it, and it wakes with claims and ids',
   async () => {
-    const home = await link()
-    home.onOpen = echo
+    const home = await edge.serving('sleepy-site')
+    home.onOpen = either(home.onOpen)
     await home.claim('sleepy', { kind: 'tcp', mode: 'verified' })
     const visit = await link({ role: 'visit', target: home.key })
     const before = fast.randomBytes(1000)
@@ -57,6 +63,8 @@ worker(
     await pause(ASLEEP_MS)
     const again = fast.randomBytes(400_000)
     same(await through(visit.connect('sleepy'), again), again)
+    await pause(ASLEEP_MS)
+    assert.is((await edge.visit('sleepy-site', '/hello')).status, 200)
     assert.ok((await report(home.key)).wakes > after.wakes)
     assert.is(home.frames.length, 0)
     assert.is((await home.request({ do: 'release', name: 'sleepy' }))['ok'], true)
@@ -76,6 +84,21 @@ worker('a stream that is open and silent keeps it awake', async () => {
   assert.equal(await report(home.key), { wakes, links: 2, streams: 1 })
   assert.equal(await through(stream, new Uint8Array([7])), Buffer.from([7]))
   await Promise.all([visit.close(), home.close()])
+})
+
+worker('without a wildcard an endpoint is a path, which its service does not see', async () => {
+  const twin = new Edge()
+  await twin.start(() => startWorker({ variables: { SOTTO_RELAY_PATHS: 'true' } }))
+  const agent = await twin.serving('site')
+  const reply = await agent.claim('site')
+  assert.is(reply['path'], '/t/site/')
+  assert.is(reply['url'], `http://localhost:${twin.relay.port}/t/site/`)
+  assert.ok(agent.welcome.can.includes('path'))
+  const seen = await (await fetch(`${twin.relay.url}/t/site/hello?x=1`)).json() as { url: string }
+  assert.is(seen.url, '/hello?x=1')
+  assert.is((await fetch(`${twin.relay.url}/t/none/`)).status, 404)
+  assert.is((await fetch(`${twin.relay.url}/healthz`)).status, 200)
+  await twin.close()
 })
 
 worker('what was reserved, made and published outlives the process', async () => {

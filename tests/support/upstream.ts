@@ -6,6 +6,7 @@ import { parseUpstream } from '../../agent/forward.ts'
 import { hostWorld } from '../../agent/host/world.ts'
 import type { Stream } from '../../core/mux.ts'
 
+const world = hostWorld()
 /** Between two events of `/ticks`. */
 const TICK_MS = 100
 
@@ -48,7 +49,7 @@ export async function startUpstream(
 export function serveReadable(stream: Stream, port: number): void {
   stream.accept()
   serveExchange(stream, {
-    world: hostWorld(),
+    world,
     upstream: parseUpstream(String(port)),
     bytes: { forth: 0, back: 0 },
     done() {},
