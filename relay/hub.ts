@@ -139,7 +139,8 @@ export class Hub {
         throw tooMany('visit links to this agent', VISIT_LINKS_MAX)
       }
       this.#visits.add(member)
-      if (this.groups.size === 0) member.send('peer_gone', 0)
+      // After the welcome, which goes out in this turn: an agent takes nothing else before it.
+      if (this.groups.size === 0) queueMicrotask(() => this.#tellGone(member))
       return undefined
     }
     let group = this.groups.get(member.group)
@@ -156,6 +157,10 @@ export class Hub {
     }
     group.members.add(member)
     return group
+  }
+
+  #tellGone(member: Member): void {
+    if (this.groups.size === 0 && this.#visits.has(member)) member.send('peer_gone', 0)
   }
 
   /** Takes a link off. Returns its group when that was the group's last link. */
@@ -263,6 +268,8 @@ export class Hub {
       case FRAME.reset:
         this.#drop(join)
         break
+      // Datagrams need no credit, so on a stream of bytes they would pass its police.
+      case FRAME.packet:
       case FRAME.open:
         return this.#end(join, RESET.protocol)
     }

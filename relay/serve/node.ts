@@ -121,8 +121,9 @@ async function serveHttps(
       const address = inside.address(incoming.socket.remotePort ?? 0)
       // Nothing but our own splices has business on this listener.
       if (address === undefined) return new Response(null, { status: 403 })
-      from.set(request, { address })
-      return app.fetch(request)
+      const plain = plainRequest(request)
+      from.set(plain, { address })
+      return app.fetch(plain)
     }, { overrideGlobalObjects: false }),
   )
   const open = new Set<Duplex>()
@@ -159,6 +160,16 @@ async function serveHttps(
         for (const socket of open) socket.destroy()
       }),
   }
+}
+
+/**
+ * A request with a body as the runtime's own class: the adapter's lazy one only looks like it, and
+ * `new Request(request)`, by which bodies are limited, throws on it.
+ */
+function plainRequest(request: Request): Request {
+  const { method, url, headers } = request
+  if (method === 'GET' || method === 'HEAD') return request
+  return new Request(url, { method, headers, body: request.body, duplex: 'half' } as RequestInit)
 }
 
 function flatten(incoming: IncomingMessage): [string, string][] {
