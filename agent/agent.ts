@@ -46,6 +46,7 @@ export class Agent {
   readonly #options: AgentOptions
   readonly #tunnels = new Map<string, Tunnel>()
   #pools: BulkPool[] = []
+  #loopback = '127.0.0.1'
   #fingerprints: () => Promise<Uint8Array[]>
 
   constructor(world: World, options: AgentOptions) {
@@ -134,9 +135,10 @@ export class Agent {
     const { net, tls, crypto } = this.#world
     const { relay } = this.#options
     const host = relay.hostname.replace(/^\[|\]$/g, '')
-    const target = { host, port: Number(relay.port) || 443 }
+    const port = Number(relay.port) || 443
+    if (isLoopback(host)) return await this.#connectNear(kind, { host, port })
+    const target = { host, port }
     if (kind === 'verified') return await net.connectDuplex(target)
-    if (isLoopback(host)) return await net.connect(target)
     const { certificate } = up
     return await tls.connect({
       target,
@@ -157,6 +159,25 @@ export class Agent {
     })
   }
 
+  /** On this machine: `localhost` is one of two addresses, and asking for it each time costs a dial. */
+  async #connectNear(kind: TicketClass, to: { host: string; port: number }): Promise<Conn> {
+    const { net } = this.#world
+    const named = !/^[0-9.]+$|:/.test(to.host)
+    const dial = (host: string): Promise<Conn> =>
+      kind === 'verified'
+        ? net.connectDuplex({ host, port: to.port })
+        : net.connect({ host, port: to.port })
+    if (!named) return await dial(to.host)
+    try {
+      return await dial(this.#loopback)
+    } catch {
+      const other = this.#loopback === '::1' ? '127.0.0.1' : '::1'
+      const conn = await dial(other)
+      this.#loopback = other
+      return conn
+    }
+  }
+
   #closePools(): void {
     for (const pool of this.#pools) pool.close()
     this.#pools = []
@@ -169,7 +190,10 @@ export class Agent {
   }
 
   #opened(stream: Stream): void {
-    const tunnel = this.#tunnels.get(stream.visit.endpoint)
+    const { endpoint, kind } = stream.visit
+    const tunnel = this.#tunnels.get(endpoint)
+    const missed = kind === 'tls' ? 'verified' : kind === 'raw' ? 'clear' : undefined
+    for (const pool of this.#pools) if (pool.kind === missed) pool.overflowed()
     if (tunnel) tunnel.opened(stream)
     else stream.reset(RESET.refused, 'no such endpoint')
   }

@@ -69,6 +69,10 @@ export class BulkPool {
     this.#lastUseMs = ports.clock.monotonic()
   }
 
+  get kind(): TicketClass {
+    return this.#kind
+  }
+
   get idle(): number {
     return this.#idle.size
   }
@@ -84,6 +88,13 @@ export class BulkPool {
     this.#calm?.cancel()
     for (const conn of this.#idle) conn.abort()
     this.#idle.clear()
+  }
+
+  /** A visitor came over a stream because no link was idle: the next rush finds one more. */
+  overflowed(): void {
+    this.#lastUseMs = this.#ports.clock.monotonic()
+    this.#target = Math.min(this.#target + 1, IDLE_MAX)
+    this.#fill()
   }
 
   #fill(): void {
@@ -157,18 +168,17 @@ export class BulkPool {
   }
 
   #offer(conn: Conn, { visit, first }: { visit: Visit; first: Uint8Array }): void {
-    // Nothing more is read until somebody owns the connection.
-    conn.pause()
-    conn.handle({ data: () => conn.abort(), end() {}, closed() {} })
+    // Nothing more is told until somebody owns the connection.
+    conn.hold()
     this.#ports.offered({
       visit,
       conn,
       first,
       take: () => void conn.write(Uint8Array.of(ANSWER.taken)),
       refuse: () => {
+        conn.handle({ data() {}, end() {}, closed() {} })
         conn.write(Uint8Array.of(ANSWER.refused))
         conn.end()
-        conn.resume()
       },
     })
   }

@@ -191,7 +191,7 @@ export class Tunnel {
     const { upstream, kind, proxyProtocol, onTrouble } = this.options
     let target: Conn
     // Nothing is read from the visitor until there is somewhere to put it.
-    conn.pause()
+    conn.hold()
     try {
       const alpn = 'alpn' in conn ? (conn as TlsConn).alpn : false
       target = await openUpstream(this.#world, upstream, alpn === false ? {} : { alpn: [alpn] })
@@ -214,7 +214,6 @@ export class Tunnel {
       })
       bytes.forth += first.length
       this.#live.set(conn, bytes)
-      conn.resume()
     })
   }
 
@@ -236,7 +235,6 @@ export class Tunnel {
           resolve()
         },
       })
-      conn.resume()
     })
   }
 

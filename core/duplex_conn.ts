@@ -31,10 +31,12 @@ export class DuplexConn<S extends DuplexShape = DuplexShape> implements Conn {
   #handler: ConnHandler | undefined
   #error: Error | undefined
   #started = false
+  #held = false
+  #closedDelivered = false
   #detached = false
   #closed = false
 
-  readonly #onData = (chunk: Uint8Array): void => this.#handler!.data(chunk)
+  readonly #onData = (chunk: Uint8Array): void => this.#handler?.data(chunk)
   readonly #onDrain = (): void => this.#handler?.drain?.()
   readonly #onEnd = (): void => this.#handler?.end()
   readonly #onError = (error: Error): void => void (this.#error = error)
@@ -44,7 +46,14 @@ export class DuplexConn<S extends DuplexShape = DuplexShape> implements Conn {
     // A close without an end is an abort, whether or not the runtime called it an error.
     const error = this.#error ??
       (this.raw.readableEnded ? undefined : new Error('connection aborted'))
-    this.#handler?.closed(error)
+    this.#error = error
+    this.#deliverClosed()
+  }
+
+  #deliverClosed(): void {
+    if (!this.#handler || this.#closedDelivered) return
+    this.#closedDelivered = true
+    this.#handler.closed(this.#error)
   }
 
   constructor(raw: S) {
@@ -58,15 +67,24 @@ export class DuplexConn<S extends DuplexShape = DuplexShape> implements Conn {
 
   handle(handler: ConnHandler): void {
     this.#handler = handler
-    if (this.#started) return
-    this.#started = true
+    const held = this.#held
+    this.#held = false
     if (this.#closed) {
-      queueMicrotask(() => this.#handler!.closed(this.#error))
+      queueMicrotask(() => this.#deliverClosed())
       return
     }
+    if (held) this.raw.resume()
+    if (this.#started) return
+    this.#started = true
     this.raw.on('data', this.#onData)
     this.raw.on('drain', this.#onDrain)
     this.raw.on('end', this.#onEnd)
+  }
+
+  hold(): void {
+    this.raw.pause()
+    this.#held = true
+    this.#handler = undefined
   }
 
   write(bytes: Uint8Array): Sent {

@@ -24,9 +24,9 @@ export interface NativeShape {
 const QUEUE_BYTES_MAX = 8_388_608
 
 export class NativeConn implements Conn {
-  remoteAddress = ''
-  remotePort = 0
   #socket: NativeShape | undefined
+  #remoteAddress: string | undefined
+  #remotePort: number | undefined
   #handler: ConnHandler | undefined
   /** Data that came before there was a handler: at most what one read brings, since we pause then. */
   #early: Uint8Array[] = []
@@ -35,6 +35,8 @@ export class NativeConn implements Conn {
   #ending = false
   #shutdown = false
   #readEnded = false
+  #endDelivered = false
+  #paused = false
   #closed = false
   #closedDelivered = false
   #error: Error | undefined
@@ -47,33 +49,57 @@ export class NativeConn implements Conn {
   /** The adapter's `open` callback. */
   opened(socket: NativeShape): void {
     this.#socket = socket
-    this.remoteAddress = socket.remoteAddress
-    this.remotePort = socket.remotePort ?? 0
+  }
+
+  /** Asked of the system once, and only when somebody wants to know: ask while the connection is open. */
+  get remoteAddress(): string {
+    return this.#remoteAddress ??= this.#socket?.remoteAddress ?? ''
+  }
+
+  get remotePort(): number {
+    return this.#remotePort ??= this.#socket?.remotePort ?? 0
   }
 
   handle(handler: ConnHandler): void {
-    const first = this.#handler === undefined
+    const idle = this.#handler === undefined
     this.#handler = handler
-    if (first && (this.#early.length > 0 || this.#readEnded || this.#closed)) {
-      queueMicrotask(() => this.#deliverEarly())
-    }
+    const waits = this.#early.length > 0 || (this.#readEnded && !this.#endDelivered) || this.#closed
+    if (idle && waits) queueMicrotask(() => this.#deliverEarly())
   }
 
+  hold(): void {
+    this.#handler = undefined
+  }
+
+  /** What came while nobody was there; stops when the handler is taken off again. */
   #deliverEarly(): void {
     const early = this.#early
+    const some = early.length > 0
     this.#early = []
-    for (const chunk of early) this.#handler!.data(chunk)
-    if (early.length > 0 && !this.#closed) this.#socket?.resume()
-    if (this.#readEnded) this.#handler!.end()
+    for (let chunk = early.shift(); chunk !== undefined; chunk = early.shift()) {
+      if (!this.#handler) {
+        this.#early = [chunk, ...early]
+        return
+      }
+      this.#handler.data(chunk)
+    }
+    if (some && !this.#closed && !this.#paused && this.#handler) this.#socket?.resume()
+    if (this.#readEnded) this.#deliverEnd()
     if (this.#closed) this.#deliverClosed()
   }
 
+  #deliverEnd(): void {
+    if (this.#endDelivered || !this.#handler || this.#early.length > 0) return
+    this.#endDelivered = true
+    this.#handler.end()
+  }
+
   #deliverClosed(): void {
-    if (this.#closedDelivered) return
+    if (this.#closedDelivered || !this.#handler || this.#early.length > 0) return
     this.#closedDelivered = true
     this.#queue = []
     this.#queuedBytes = 0
-    this.#handler!.closed(this.#error)
+    this.#handler.closed(this.#error)
   }
 
   write(bytes: Uint8Array): Sent {
@@ -115,11 +141,16 @@ export class NativeConn implements Conn {
   }
 
   pause(): void {
+    if (this.#paused) return
+    this.#paused = true
     if (!this.#closed) this.#socket?.pause()
   }
 
+  /** A resume that nothing paused costs nothing: each is a system call, and wakes the loop. */
   resume(): void {
-    if (!this.#closed) this.#socket?.resume()
+    if (!this.#paused) return
+    this.#paused = false
+    if (!this.#closed && this.#early.length === 0) this.#socket?.resume()
   }
 
   buffered(): number {
@@ -158,7 +189,7 @@ export class NativeConn implements Conn {
     if (this.#readEnded) return
     this.#readEnded = true
     if (this.#shutdown) this.#socket!.end()
-    if (this.#handler && this.#early.length === 0) this.#handler.end()
+    this.#deliverEnd()
   }
 
   /** The adapter's `close` and `error` callbacks. */
@@ -170,10 +201,10 @@ export class NativeConn implements Conn {
       // After our own FIN the runtime tells the peer's by closing alone; otherwise it is an abort.
       if (this.#shutdown && !this.#error) {
         this.#readEnded = true
-        if (this.#handler && this.#early.length === 0) this.#handler.end()
+        this.#deliverEnd()
       } else this.#error ??= new Error('connection reset')
     }
-    if (this.#handler && this.#early.length === 0) this.#deliverClosed()
+    this.#deliverClosed()
   }
 }
 

@@ -60,6 +60,12 @@ export interface Conn {
   abort(): void
   pause(): void
   resume(): void
+  /**
+   * Takes the handler off until the next `handle()`, for a connection that changes hands. What comes
+   * meanwhile waits and is told to the next; reading pauses only once something has come, which
+   * costs nothing where mostly nothing does.
+   */
+  hold(): void
   /** Bytes accepted by `write` that have not reached the system. */
   buffered(): number
   handle(handler: ConnHandler): void
@@ -73,15 +79,16 @@ export interface Listener {
 
 /**
  * Joins two connections both ways with backpressure and half-close: a slow side pauses the other.
- * `done` runs once, after both have closed, with the bytes carried each way; the returned counts are
- * live.
+ * `done` runs once, after both have closed, with the bytes carried each way
+ * and what broke each end, where it was not an orderly end; the returned counts are live.
  */
 export function splice(
   a: Conn,
   b: Conn,
-  done?: (bytes: { forth: number; back: number }) => void,
+  done?: (bytes: { forth: number; back: number }, broke: { a?: Error; b?: Error }) => void,
 ): { forth: number; back: number } {
   const bytes = { forth: 0, back: 0 }
+  const broke: { a?: Error; b?: Error } = {}
   let open = 2
   function wire(from: Conn, to: Conn, count: (length: number) => void): ConnHandler {
     return {
@@ -98,9 +105,11 @@ export function splice(
         to.end()
       },
       closed(error) {
-        if (error) to.abort()
-        else to.end()
-        if (--open === 0) done?.(bytes)
+        if (error) {
+          broke[from === a ? 'a' : 'b'] = error
+          to.abort()
+        } else to.end()
+        if (--open === 0) done?.(bytes, broke)
       },
     }
   }
@@ -270,17 +279,21 @@ class MemoryConn implements Conn {
     this.#schedule()
   }
 
+  hold(): void {
+    this.#handler = undefined
+  }
+
   #schedule(): void {
     if (this.#scheduled || this.#closed || !this.#handler) return
     this.#scheduled = true
     queueMicrotask(() => {
       this.#scheduled = false
-      this.#deliver()
+      if (this.#handler) this.#deliver()
     })
   }
 
   #deliver(): void {
-    while (!this.#paused && !this.#error && this.#inbox.length > 0) {
+    while (this.#handler && !this.#paused && !this.#error && this.#inbox.length > 0) {
       const chunk = this.#inbox.shift()!
       this.peer.#queuedBytes -= chunk.length
       if (this.peer.#needDrain && this.peer.#queuedBytes === 0) {
@@ -288,14 +301,15 @@ class MemoryConn implements Conn {
         const peer = this.peer
         queueMicrotask(() => peer.#closed || peer.#handler?.drain?.())
       }
-      this.#handler!.data(chunk)
+      this.#handler.data(chunk)
     }
+    if (!this.#handler) return
     const drained = this.#inbox.length === 0 && !this.#paused
     if (this.#endReceived && !this.#endDelivered && drained && !this.#error) {
       this.#endDelivered = true
-      this.#handler!.end()
+      this.#handler.end()
     }
-    if (!this.#closed && (this.#error || (this.#endDelivered && this.#endSent))) {
+    if (this.#handler && !this.#closed && (this.#error || (this.#endDelivered && this.#endSent))) {
       this.#closed = true
       this.#handler!.closed(this.#error)
     }

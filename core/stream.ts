@@ -276,6 +276,12 @@ export class Stream implements Conn {
     if (this.#inbox.bytes > 0 || this.#finReceived) queueMicrotask(() => this.#deliver())
   }
 
+  /** Until the next `handle()` what comes waits, within the window. */
+  hold(): void {
+    this.#handler = undefined
+    this.#started = false
+  }
+
   /** Events go to `handler` from the next turn on; a second call hands the stream over. */
   handle(handler: ConnHandler): void {
     this.#handler = handler

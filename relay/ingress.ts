@@ -282,7 +282,6 @@ export class Ingress {
     })
     conn.write(words)
     conn.end()
-    conn.resume()
   }
 }
 

@@ -118,23 +118,15 @@ export class Visitors {
       carrier: undefined,
     }
     this.#live.add(live)
-    // Nothing is read while an agent is asked, so what is held stays what was peeked.
-    conn.pause()
-    let left = false
-    conn.handle({
-      data: () => conn.abort(),
-      end: () => {},
-      closed: () => {
-        left = true
-        live.carrier?.abort()
-      },
-    })
+    // Nothing more is taken in while an agent is asked, so what is held stays what was peeked; a
+    // visitor that leaves meanwhile is noticed when its connection is joined or said goodbye to.
+    conn.hold()
     const servings = endpoints.pick(endpoint).slice(0, ATTEMPTS_MAX)
     const next = (last: 'refused' | 'timeout' | 'gone'): void => {
       const serving = servings.shift()
-      if (left || !serving) {
-        this.#leave(live, left ? 'left' : last)
-        if (!left) refused(last)
+      if (!serving) {
+        this.#leave(live, last)
+        refused(last)
         return
       }
       serving.active++
@@ -143,12 +135,6 @@ export class Visitors {
           serving.active--
           if (attempt.kind === 'timeout') endpoints.failed(serving)
           next(attempt.kind)
-          return
-        }
-        if (left) {
-          serving.active--
-          attempt.carrier.abort()
-          this.#leave(live, 'left')
           return
         }
         this.#join(live, { ...attempt, serving })
@@ -239,7 +225,6 @@ export class Visitors {
       live.bytes.back += rest.length
       if (conn.write(rest) === 'queued') carrier.pause()
     }
-    conn.resume()
   }
 
   #leave(live: Live, result: 'done' | 'refused' | 'timeout' | 'gone' | 'left'): void {

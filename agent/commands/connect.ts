@@ -238,13 +238,9 @@ class Connection {
     this.#live.add(conn)
     this.#counts.visitors++
     this.#counts.total++
-    conn.pause()
-    let left = false
-    conn.handle({ data() {}, end() {}, closed: () => void (left = true) })
+    conn.hold()
     try {
-      const far = await this.#dialler!.dial()
-      if (left) far.abort()
-      else await this.#join(conn, far)
+      await this.#join(conn, await this.#dialler!.dial())
     } catch (error) {
       conn.abort()
       screen.trouble(this.#explained(error))
@@ -269,33 +265,10 @@ class Connection {
   /** Carries bytes until both ends are closed. Throws `dial/refused` when the other end lets us not in. */
   #join(near: Conn, far: Conn): Promise<void> {
     return new Promise((resolve, reject) => {
-      let refused: unknown
-      const watched: Conn = {
-        get remoteAddress() {
-          return far.remoteAddress
-        },
-        get remotePort() {
-          return far.remotePort
-        },
-        write: (bytes) => far.write(bytes),
-        end: () => far.end(),
-        abort: () => far.abort(),
-        pause: () => far.pause(),
-        resume: () => far.resume(),
-        buffered: () => far.buffered(),
-        handle: (handler) =>
-          far.handle({
-            ...handler,
-            closed: (error) => {
-              refused = error
-              handler.closed(error)
-            },
-          }),
-      }
-      splice(near, watched, ({ forth, back }) => {
+      splice(near, far, ({ forth, back }, broke) => {
         this.#counts.bytesIn += back
         this.#counts.bytesOut += forth
-        if (back === 0 && refused !== undefined) reject(refused)
+        if (back === 0 && broke.b !== undefined) reject(broke.b)
         else resolve()
       })
       near.resume()

@@ -43,7 +43,6 @@ export function connect(target: Target & { timeoutMs?: number }): Promise<Conn> 
         }
         waiting = false
         clearTimeout(timer)
-        raw.setNoDelay(true)
         table.open(raw as unknown as NativeShape)
         resolve(conn)
       },
@@ -105,7 +104,6 @@ export function listen(
       socket: {
         ...(table as unknown as Callbacks),
         open(raw) {
-          raw.setNoDelay(true)
           table.open(raw as unknown as NativeShape)
         },
       },

@@ -31,15 +31,11 @@ export class Inside {
 
   /** Joins a peeked connection to the server on `port`. */
   join(conn: Conn, { first, port }: { first: Uint8Array; port: number }): void {
-    let left = false
-    conn.pause()
-    conn.handle({ data() {}, end() {}, closed: () => void (left = true) })
+    conn.hold()
     this.#connect(port).then(({ conn: inner, localPort }) => {
-      if (left) return inner.abort()
       this.#addresses.set(localPort, conn.remoteAddress)
       splice(conn, inner, () => void this.#addresses.delete(localPort))
       inner.write(first)
-      conn.resume()
     }, () => conn.abort())
   }
 }
