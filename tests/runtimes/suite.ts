@@ -1,0 +1,27 @@
+/**
+ * One conformance suite for every runtime that a relay runs on. What a runtime cannot do is
+ * declared, and asserted to be refused.
+ */
+import { suite } from 'uvu'
+import type { Abilities, StartRelay } from '../support/relays.ts'
+import { Bed } from './bed.ts'
+import type { Cases } from './bed.ts'
+import { admissionCases } from './cases/admission.ts'
+import { linkCases } from './cases/links.ts'
+import { streamCases } from './cases/streams.ts'
+
+const ALL: readonly Cases[] = [
+  admissionCases,
+  linkCases,
+  streamCases,
+]
+
+export function conformance(name: string, start: StartRelay, can: Abilities): void {
+  const test = suite(`runtimes/${name}`)
+  const bed = new Bed(start, can)
+  test.before(() => bed.open())
+  test.after.each(() => bed.clear())
+  test.after(() => bed.close())
+  for (const cases of ALL) cases(test, bed)
+  test.run()
+}
