@@ -227,9 +227,16 @@ export type HeaderList = [name: string, value: string][]
 
 export interface HttpPort {
   /** An HTTP/1.1 server that listens nowhere: it serves connections handed to `accept`. */
-  server(handler: HttpHandler): HttpServer
+  server(handler: HttpHandler, limits?: HttpLimits): HttpServer
   /** One HTTP/1.1 exchange with an upstream. The body is written on the value returned. */
   request(options: HttpRequestOptions, handler: HttpResponseHandler): HttpSending
+}
+
+export interface HttpLimits {
+  /** A connection's first request head must be whole by then; default 20 s. */
+  readonly headMs?: number
+  /** An idle connection's next request head must be whole by then; default 75 s. */
+  readonly idleMs?: number
 }
 
 export interface HttpHandler {

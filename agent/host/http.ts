@@ -14,6 +14,7 @@ import type {
   HttpBody,
   HttpHandler,
   HttpIncoming,
+  HttpLimits,
   HttpOutgoing,
   HttpPort,
   HttpRequestOptions,
@@ -28,6 +29,8 @@ import { bareHost, connectError } from './tcp.ts'
 const HEAD_MS = 20_000
 /** An idle connection is kept so long for the next request. */
 const KEEP_ALIVE_MS = 75_000
+/** After the end a visitor may take so long to close its side. */
+const LINGER_MS = 2_000
 const HEAD_BYTES_MAX = 65_536
 const CONNECT_MS = 10_000
 /** Idle connections kept to upstreams, and how long. */
@@ -49,28 +52,32 @@ const agentOptions = {
 }
 const agents = { http: new http.Agent(agentOptions), https: new https.Agent(agentOptions) }
 
-function server(handler: HttpHandler): HttpServer {
+function server(handler: HttpHandler, limits: HttpLimits = {}): HttpServer {
+  // A server that does not listen never checks its own timeouts, so `Served` keeps them.
   const inner = http.createServer({
     maxHeaderSize: HEAD_BYTES_MAX,
-    headersTimeout: HEAD_MS,
     requestTimeout: 0,
-    keepAliveTimeout: KEEP_ALIVE_MS,
+    keepAliveTimeout: 0,
     noDelay: true,
   })
-  const open = new Map<Duplex, Visitor>()
+  const open = new Map<Duplex, Served>()
   function visitorOf(request: http.IncomingMessage): Visitor {
-    return open.get(request.socket) ?? NOBODY
+    return open.get(request.socket)?.visitor ?? NOBODY
   }
   inner.on('request', (request, response) => {
+    open.get(request.socket)?.began(response)
     handler.request(incoming(request, visitorOf(request)), new Outgoing(response))
   })
   inner.on('upgrade', (request: http.IncomingMessage, socket: Duplex, head: Buffer) => {
     // Without a listener an abort here would end the process.
     socket.on('error', () => {})
+    open.get(socket)?.upgraded()
     let answered = false
     handler.upgrade(incoming(request, visitorOf(request)), {
       onClose(run) {
-        socket.once('close', () => answered || run())
+        socket.once('close', () => {
+          if (!answered) run()
+        })
       },
       respond(status, headers, body) {
         answered = true
@@ -92,10 +99,12 @@ function server(handler: HttpHandler): HttpServer {
     accept(conn: TlsConn, visitor: Visitor) {
       const socket = conn.detach() as Duplex
       socket.on('error', () => {})
-      open.set(socket, visitor)
+      const served = new Served(socket, { visitor, limits })
+      open.set(socket, served)
       return new Promise((resolve) => {
         socket.once('close', () => {
           open.delete(socket)
+          served.upgraded()
           resolve()
         })
         inner.emit('connection', socket)
@@ -106,6 +115,48 @@ function server(handler: HttpHandler): HttpServer {
       inner.closeIdleConnections()
       for (const socket of open.keys()) socket.destroy()
     },
+  }
+}
+
+/** One connection of a server: whose it is, and how long it may stand still. */
+class Served {
+  readonly visitor: Visitor
+  readonly #socket: Duplex
+  readonly #idleMs: number
+  #running = 0
+  #timer: ReturnType<typeof setTimeout> | undefined
+
+  constructor(
+    socket: Duplex,
+    { visitor, limits }: { visitor: Visitor; limits: HttpLimits },
+  ) {
+    this.#socket = socket
+    this.visitor = visitor
+    this.#idleMs = limits.idleMs ?? KEEP_ALIVE_MS
+    this.#wait(limits.headMs ?? HEAD_MS)
+  }
+
+  began(response: http.ServerResponse): void {
+    this.#running++
+    clearTimeout(this.#timer)
+    response.once('close', () => {
+      if (--this.#running === 0) this.#wait(this.#idleMs)
+    })
+  }
+
+  /** Not HTTP any more, or closed: time does not matter now. */
+  upgraded(): void {
+    this.#running = Number.POSITIVE_INFINITY
+    clearTimeout(this.#timer)
+  }
+
+  #wait(ms: number): void {
+    clearTimeout(this.#timer)
+    this.#timer = setTimeout(() => {
+      this.#socket.end()
+      this.#timer = setTimeout(() => this.#socket.destroy(), LINGER_MS)
+    }, ms)
+    this.#timer.unref()
   }
 }
 

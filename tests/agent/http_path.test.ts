@@ -7,6 +7,7 @@ import { writeFile } from 'node:fs/promises'
 import { createHash } from 'node:crypto'
 import { createServer } from 'node:http'
 import type { IncomingMessage, Server } from 'node:http'
+import { createServer as createSecure } from 'node:https'
 import { createServer as createTcp } from 'node:net'
 import type { AddressInfo, Socket } from 'node:net'
 import { once } from 'node:events'
@@ -454,6 +455,70 @@ for (
     server.close()
   })
 }
+
+test('a visitor that never finishes its head, or never asks again, is let go', async () => {
+  let served = 0
+  const inner = t.world.http.server({
+    request(_, response) {
+      served++
+      response.head(200, [['Content-Length', '2']])
+      response.write(utf8('ok'))
+      response.end()
+    },
+    upgrade(_, tunnel) {
+      tunnel.respond(400, [])
+    },
+  }, { headMs: 150, idleMs: 150 })
+  const done: Promise<void>[] = []
+  const listener = await t.world.net.listen({ host: '127.0.0.1', port: 0 }, (conn) => {
+    done.push(
+      t.world.tls.serve(conn, new Uint8Array(0), { identity }).then((ended) =>
+        inner.accept(ended, VISITOR)
+      ),
+    )
+  })
+  const to: Tunnel = {
+    port: listener.port,
+    origin: '',
+    troubles: [],
+    close: () => listener.close(),
+  }
+  for (const bytes of ['', `GET / HTTP/1.1\r\nHost: ${NAME}\r\nX: `]) {
+    const slow = await raw(to)
+    if (bytes !== '') slow.conn.write(utf8(bytes))
+    await slow.ended
+    slow.conn.end()
+  }
+  assert.is(served, 0)
+  const idle = await raw(to)
+  idle.conn.write(utf8(`GET / HTTP/1.1\r\nHost: ${NAME}\r\n\r\n`))
+  await idle.ended
+  assert.match(idle.text, /^HTTP\/1\.1 200 [^]*ok$/)
+  idle.conn.end()
+  assert.is(served, 1)
+  await Promise.all(done)
+  inner.close()
+  await listener.close()
+})
+
+test('an https upstream and a unix socket are asked as any other', async () => {
+  const up = await serverIdentity(t.world, 'localhost')
+  const secure = createSecure(up, (request, response) => {
+    response.end(`tls ${request.headers.host}`)
+  })
+  secure.listen(0, '127.0.0.1')
+  const plain = createServer((request, response) => void response.end(`unix ${request.url}`))
+  plain.listen(join(t.dir, 'up.sock'))
+  await Promise.all([once(secure, 'listening'), once(plain, 'listening')])
+  const { port } = secure.address() as AddressInfo
+  const over = await tunnel(`https://localhost:${port}`)
+  assert.is((await curl(over, '/')).out, `tls localhost:${port}`)
+  const file = await tunnel(`unix:${join(t.dir, 'up.sock')}`)
+  assert.is((await curl(file, '/x')).out, 'unix /x')
+  await Promise.all([over.close(), file.close()])
+  secure.close()
+  plain.close()
+})
 
 test('a visitor that reads nothing pauses the upstream', async () => {
   let written = 0
