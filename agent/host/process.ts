@@ -33,8 +33,13 @@ export const hostClock: Clock = {
   now: () => Date.now(),
   monotonic: () => performance.now(),
   after(ms, run) {
-    const timer = setTimeout(run, Math.min(Math.max(0, ms), TIMER_MS_MAX))
-    timer.unref()
+    let timer: ReturnType<typeof setTimeout>
+    const wait = (leftMs: number): void => {
+      const stepMs = Math.min(Math.max(0, leftMs), TIMER_MS_MAX)
+      timer = setTimeout(() => leftMs > stepMs ? wait(leftMs - stepMs) : run(), stepMs)
+      timer.unref()
+    }
+    wait(ms)
     return { cancel: () => clearTimeout(timer) }
   },
 }
