@@ -250,7 +250,7 @@ class Publication {
     const leads = kind === 'http' ? upstream.text : upstream.text.replace(/^http:\/\//, '')
     return [
       { name: 'name', value: place.name },
-      ...(url === undefined ? [] : [{ name: 'url', value: url, line: url }]),
+      ...(url === undefined ? [] : [{ name: 'url', value: url, line: url, whole: true }]),
       { name: 'address', value: address, ...(url === undefined ? { line: address } : {}) },
       { name: 'upstream', value: leads, line: `leads to ${upstreamWords ?? leads}\n` },
       { name: 'mode', value: mode, line: MODE_WORDS[mode] },

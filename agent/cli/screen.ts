@@ -29,6 +29,8 @@ export interface Fact {
   readonly value: string | number
   /** Left out: not for people. */
   readonly line?: string
+  /** Never broken where the terminal is narrower: somebody will paste it. */
+  readonly whole?: boolean
 }
 
 export interface Telling {
@@ -59,8 +61,11 @@ export class Screen {
   show(event: string, facts: readonly Fact[]): void {
     if (this.#json) return this.#object(event, factsObject(facts))
     const width = this.#world.terminal.stdout.columns - 3
-    const lines = facts.flatMap(({ line }) => line === undefined ? [] : line.split('\n'))
-      .flatMap((line) => this.#live ? fold(line, width) : line === '' ? [] : [line])
+    const lines = facts.flatMap(({ line, whole }) =>
+      (line?.split('\n') ?? []).flatMap((one) =>
+        this.#live ? (whole ? [one] : fold(one, width)) : one === '' ? [] : [one]
+      )
+    )
     const indent = this.#live ? '  ' : ''
     const text = lines.map((line) => line === '' ? '\n' : `${indent}${line}\n`).join('')
     this.#above(() => this.#world.terminal.stdout.write(this.#live ? `\n${text}\n` : text))

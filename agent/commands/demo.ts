@@ -216,7 +216,7 @@ function facts(
       value: running.fingerprint,
       line: `relay       ${running.fingerprint}\n`,
     },
-    { name: 'curl', value: curl, line: curl },
+    { name: 'curl', value: curl, line: curl, whole: true },
   ]
 }
 
