@@ -6,7 +6,7 @@
  */
 import type { Crypto } from '../core/crypto.ts'
 import type { Clock, Timer } from '../core/clock.ts'
-import { concat, EMPTY } from '../core/bytes.ts'
+import { concat, EMPTY, hex } from '../core/bytes.ts'
 import type { Visit } from '../core/frame.ts'
 import { ANSWER, encodePrelude } from '../core/ticket.ts'
 import type { Ticket, TicketClass } from '../core/ticket.ts'
@@ -26,12 +26,15 @@ export type Answer =
 /** One idle connection with the ticket that claimed it. */
 export class BulkLink {
   readonly conn: Conn
+  /** The home link under whose key it was claimed, in hex. */
+  readonly link: string
   readonly #ticket: Ticket
   readonly #key: Uint8Array
   #leave: (() => void) | undefined
 
   constructor(conn: Conn, claim: { ticket: Ticket; key: Uint8Array }) {
     this.conn = conn
+    this.link = hex(claim.ticket.linkId)
     this.#ticket = claim.ticket
     this.#key = claim.key
   }
@@ -112,6 +115,17 @@ export class BulkPool {
       return link
     }
     return undefined
+  }
+
+  /** Lets go of those that came with a home link which is gone: they may be as dead as it. */
+  drop(home: string): void {
+    for (const idle of [this.#idle.verified, this.#idle.clear]) {
+      for (const link of idle) {
+        if (link.link !== home) continue
+        idle.delete(link)
+        link.conn.abort()
+      }
+    }
   }
 
   close(): void {

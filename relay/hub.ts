@@ -31,6 +31,8 @@ const GROUPS_MAX = 16
 const VISIT_LINKS_MAX = 1024
 /** Streams of one visit link. */
 const VISIT_STREAMS_MAX = 256
+/** A link that was silent for so long when its process opens another is what that one replaces. */
+const REPLACED_MS_MIN = 3500
 /** Streams on one home link, forwarded and own. */
 const HOME_STREAMS_MAX = 1024
 /** Above so many bytes in a socket, who feeds it is paused where the runtime can. */
@@ -152,10 +154,13 @@ export class Hub {
     if (group.scope !== member.authorised!.scope) {
       throw new TunnelError('hub/scope', 'Cannot join links of two scopes in one process group')
     }
-    if (group.members.size >= HOME_LINKS_MAX) {
+    const dead = [...group.members].filter(({ quietMs }) => quietMs >= REPLACED_MS_MIN)
+    if (group.members.size - dead.length >= HOME_LINKS_MAX) {
       throw tooMany('home links of one process', HOME_LINKS_MAX)
     }
     group.members.add(member)
+    // Visitors must not be sent down a link that its own process has given up.
+    for (const other of dead) other.terminate('replaced')
     return group
   }
 
@@ -174,6 +179,7 @@ export class Hub {
     this.#visits.delete(member)
     const group = this.groups.get(member.group)
     if (!group?.members.delete(member)) return undefined
+    group.bulk.drop(member.link)
     if (group.members.size > 0) return undefined
     this.groups.delete(group.id)
     group.bulk.close()

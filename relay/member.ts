@@ -128,6 +128,12 @@ export class Member {
     this.#heardMs = link.owner.clock.monotonic()
   }
 
+  /** How long nothing was heard; 0 where pings are hidden, since silence then means nothing. */
+  get quietMs(): number {
+    const { clock, watchesSilence } = this.#owner
+    return watchesSilence ? clock.monotonic() - this.#heardMs : 0
+  }
+
   get up(): boolean {
     return this.#state === 'up'
   }
@@ -264,11 +270,10 @@ export class Member {
 
   #watch(): void {
     const { clock } = this.#owner
-    this.#silence = clock.after(SILENCE_MS_MAX / 2, () => {
-      if (clock.monotonic() - this.#heardMs > SILENCE_MS_MAX) {
-        this.socket.terminate()
-        this.#end('silent')
-      } else if (clock.now() > (this.authorised?.expiresAt ?? Infinity)) {
+    const leftMs = Math.max(1, SILENCE_MS_MAX - this.quietMs)
+    this.#silence = clock.after(Math.min(leftMs, SILENCE_MS_MAX / 2), () => {
+      if (this.quietMs >= SILENCE_MS_MAX) this.terminate('silent')
+      else if (clock.now() > (this.authorised?.expiresAt ?? Infinity)) {
         this.notice('credentials/expired', 'The credential of this link has expired')
         this.close(CLOSE.revoked, 'the credential has expired')
       } else this.#watch()
@@ -372,8 +377,9 @@ export class Member {
 
   terminate(reason: string): void {
     if (this.#state === 'closed') return
-    this.socket.terminate()
+    // In this order: some runtimes tell of the close, without the reason, within the call.
     this.#end(reason)
+    this.socket.terminate()
   }
 
   #end(reason: string): void {

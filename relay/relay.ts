@@ -371,6 +371,10 @@ export class Relay implements MemberOwner {
     if (this.#entering.delete(member)) return
     if (!member.authorised) return
     this.#byLink.delete(member.link)
+    // Nobody closed that link, so nobody will close what its process had beside it.
+    if (reason === 'silent' || reason === 'replaced') {
+      this.visitors.cut(({ link }) => link === member.link)
+    }
     const key = member.target
     const hub = this.#hubs.get(key)
     const group = hub?.remove(member)

@@ -22,6 +22,8 @@ export interface Visitor {
   readonly address: string
   readonly port: number
   readonly route: 'bulk' | 'stream' | 'none'
+  /** The home link of the bulk link that carries it, in hex. */
+  readonly link: string | undefined
   /** Bytes of the visitor's first flight, held until an agent took it. */
   readonly helloBytes: number
   readonly bytes: { forth: number; back: number }
@@ -53,6 +55,7 @@ interface Live {
   address: string
   port: number
   route: 'bulk' | 'stream' | 'none'
+  link: string | undefined
   helloBytes: number
   bytes: { forth: number; back: number }
   sinceMs: number
@@ -112,6 +115,7 @@ export class Visitors {
       address: conn.remoteAddress,
       port: conn.remotePort,
       route: 'none',
+      link: undefined,
       helloBytes: first.length,
       bytes: { forth: 0, back: 0 },
       sinceMs: clock.now(),
@@ -130,7 +134,8 @@ export class Visitors {
         return
       }
       serving.active++
-      this.#attempt(live, { serving, kind, first }, (attempt) => {
+      const final = servings.length === 0
+      this.#attempt(live, { serving, kind, first, final }, (attempt) => {
         if (attempt.kind !== 'taken') {
           serving.active--
           if (attempt.kind === 'timeout') endpoints.failed(serving)
@@ -145,10 +150,10 @@ export class Visitors {
 
   #attempt(
     live: Live,
-    what: { serving: Serving; kind: VisitName; first: Uint8Array },
+    what: { serving: Serving; kind: VisitName; first: Uint8Array; final: boolean },
     done: (attempt: Attempt) => void,
   ): void {
-    const { serving, kind, first } = what
+    const { serving, kind, first, final } = what
     const { crypto, clock } = this.#ports
     const visit = {
       kind,
@@ -160,12 +165,15 @@ export class Visitors {
     const link = serving.group.bulk.take(kind === 'tls' ? 'verified' : 'clear')
     if (link) {
       live.route = 'bulk'
+      live.link = link.link
       live.carrier = link.conn
       link.offer({ visit: { ...visit, windowBytes: 0 }, first, crypto, clock }, (answer) => {
         if (answer.kind === 'taken') done({ kind: 'taken', carrier: link.conn, rest: answer.rest })
-        // A bulk link that died while it was idle says nothing about the agent: a stream is next.
-        else if (answer.kind === 'gone') this.#stream(live, { serving, visit, first }, done)
-        else done(answer)
+        // A bulk link that died while it was idle says nothing about the agent, and neither does one
+        // that a box on the way has forgotten: a stream is next.
+        else if (answer.kind === 'gone' || (answer.kind === 'timeout' && final)) {
+          this.#stream(live, { serving, visit, first }, done)
+        } else done(answer)
       })
       return
     }
@@ -178,10 +186,12 @@ export class Visitors {
       serving: Serving
       visit: Parameters<Serving['group']['open']>[0]
       first: Uint8Array
+      again?: false
     },
     done: (attempt: Attempt) => void,
   ): void {
     live.route = 'stream'
+    live.link = undefined
     let stream
     try {
       stream = what.serving.group.open(what.visit)
@@ -203,6 +213,10 @@ export class Visitors {
         if (answered) return
         answered = true
         const code = isTunnelError(error) ? error.code : ''
+        // The link ended before it was asked; the process may have another by now.
+        if (code === 'stream/gone' && what.again !== false) {
+          return this.#stream(live, { ...what, again: false }, done)
+        }
         done({
           kind: code === 'stream/timeout' ? 'timeout' : code === 'stream/gone' ? 'gone' : 'refused',
         })
