@@ -361,6 +361,16 @@ test('terminate() is heard at once, also when the peer hangs', async () => {
   await r.close()
 })
 
+test('a close by the relay is heard with its code and reason', async () => {
+  const r = await relay()
+  const { socket } = await t.world.link.open(r.url, { trust: 'admission' })
+  const heard = new Heard(socket)
+  const peer = await r.peer()
+  peer.close(4403, 'revoked')
+  assert.equal(await heard.closed, { code: 4403, reason: 'revoked' })
+  await r.close()
+})
+
 test('a relay that vanishes is heard', async () => {
   const r = await relay()
   const { socket } = await t.world.link.open(r.url, { trust: 'admission' })
