@@ -457,7 +457,7 @@ export class GatewayExchange {
       )
     }
     // Limits change with the state, so the shortest says when to look again.
-    const lookMs = Math.min(leftMs, idleMs, answerMs)
+    const lookMs = Math.min(leftMs, idleMs, answerMs, quietMs)
     this.#timer = this.#gateway.ports.clock.after(lookMs, () => this.#watch())
   }
 }

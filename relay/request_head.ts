@@ -106,7 +106,10 @@ function tooLarge(found: string): Problem {
   })
 }
 
-function checkFields({ headers, target }: VisitorRequest): void {
+function checkFields({ headers, target, version }: VisitorRequest): void {
+  if (version !== '1.1' && version !== '1.0') {
+    throw bad('http/version', 'another version of HTTP, expected 1.1')
+  }
   if (headers.length > FIELDS_MAX) {
     throw tooLarge(`${headers.length} fields, expected at most ${FIELDS_MAX}`)
   }

@@ -19,14 +19,14 @@ import type { Gateway, GatewayExchange, VisitorAnswer } from '../gateway.ts'
 import { failure } from '../pages/failure.ts'
 import { Problem } from '../problem.ts'
 
-/** For the whole head of a request to arrive. */
 const HEAD_MS = 15_000
-/** An idle connection is kept so long for the next request. */
 const KEEP_ALIVE_MS = 60_000
 /** A visitor whose request was answered before it was whole gets so long to read the answer. */
 const LINGER_MS = 2_000
 /** For TLS with a visitor. */
 const HANDSHAKE_MS = 10_000
+/** How often the runtime looks for heads that are late. */
+const LOOK_MS = 5_000
 const LOOPBACK = '127.0.0.1'
 
 export interface ServeGatewayOptions {
@@ -34,6 +34,10 @@ export interface ServeGatewayOptions {
   tls: { cert: string; key: string }
   /** Who is behind the connection that came from this loopback port; undefined: none of ours. */
   address(port: number): string | undefined
+  /** For the whole head of a request to arrive. Default 15 s. */
+  headMs?: number
+  /** An idle connection is kept so long for the next request. Default 60 s. */
+  keepAliveMs?: number
 }
 
 /** Listens on a free loopback port. */
@@ -41,17 +45,18 @@ export async function serveGateway(
   gateway: Gateway,
   options: ServeGatewayOptions,
 ): Promise<{ port: number; close(): Promise<void> }> {
+  const { headMs = HEAD_MS, keepAliveMs = KEEP_ALIVE_MS } = options
   const server = https.createServer({
     cert: options.tls.cert,
     key: options.tls.key,
     minVersion: 'TLSv1.2',
     ALPNProtocols: ['http/1.1'],
     maxHeaderSize: HEAD_BYTES_MAX,
-    headersTimeout: HEAD_MS,
+    headersTimeout: headMs,
     requestTimeout: 0,
-    keepAliveTimeout: KEEP_ALIVE_MS,
+    keepAliveTimeout: keepAliveMs,
     handshakeTimeout: HANDSHAKE_MS,
-    connectionsCheckingInterval: 5_000,
+    connectionsCheckingInterval: Math.min(headMs, LOOK_MS),
     noDelay: true,
   })
   // One more than is allowed, so that too many are seen and refused instead of cut off.
@@ -60,7 +65,11 @@ export async function serveGateway(
   const serve = (request: IncomingMessage, response: ServerResponse): void => {
     const address = options.address(request.socket.remotePort ?? 0)
     if (address === undefined) return void request.socket.destroy()
-    new NodeAnswer(request, response).serve(gateway, address)
+    // The parser runs ahead: what it found behind a request that ends the connection is none.
+    if (closing.has(request.socket)) return
+    const answer = new NodeAnswer(request, response)
+    last.set(request.socket, answer)
+    answer.serve(gateway, address)
   }
   server.on('request', serve)
   // Whether to go on is the upstream's to say; its 100 comes as an interim response.
@@ -76,17 +85,25 @@ export async function serveGateway(
     const address = options.address(request.socket.remotePort ?? 0)
     if (address === undefined) return void socket.destroy()
     // Its body would come unframed: the runtime has stopped parsing.
-    if (hasBody(request)) return void socket.end(plain(400, 'Bad Request'))
+    if (hasBody(request)) return sayAndClose(socket, plain(400, 'Bad Request'))
     new UpgradeAnswer(request, socket, first).serve(gateway, address)
   })
   server.on('connect', (_: IncomingMessage, socket: Duplex) => {
     socket.on('error', () => {})
-    socket.end(plain(405, 'Method Not Allowed', 'Allow: GET, HEAD, POST, PUT, PATCH, DELETE\r\n'))
+    const allow = 'Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n'
+    sayAndClose(socket, plain(405, 'Method Not Allowed', allow))
   })
   server.on('clientError', (error: Error & { code?: string }, socket: Duplex) => {
+    // Bytes behind a request that ends the connection; its response still goes out.
+    if (error.code === 'HPE_CLOSED_CONNECTION') return
+    const answer = last.get(socket)
+    if (answer?.torn) return void socket.destroy()
+    if (closing.has(socket)) return
     if (!socket.writable || error.code === 'ECONNRESET') return void socket.destroy()
+    if (answer?.outlives()) return
+    answer?.leave()
     const [status, words] = clientError(error.code ?? '')
-    socket.end(plain(status, words))
+    sayAndClose(socket, plain(status, words))
   })
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject)
@@ -153,6 +170,15 @@ function hasBody(request: IncomingMessage): boolean {
   return coding !== undefined || (length !== undefined && length !== '0')
 }
 
+/** The last words on a connection; what still comes is dropped, unparsed. */
+function sayAndClose(socket: Duplex, words: string): void {
+  closing.add(socket)
+  socket.end(words)
+  socket.removeAllListeners('data')
+  socket.resume()
+  closeSoon(socket)
+}
+
 /** The other end reads on for a while: closing on unread bytes is a reset, which can overtake an answer. */
 function closeSoon(socket: Duplex): void {
   const timer = setTimeout(() => socket.destroy(), LINGER_MS)
@@ -160,11 +186,17 @@ function closeSoon(socket: Duplex): void {
   socket.once('close', () => clearTimeout(timer))
 }
 
+/** Connections that end with the response that was begun last. */
+const closing = new WeakSet<Duplex>()
+/** The request that was read last on a connection. */
+const last = new WeakMap<Duplex, NodeAnswer>()
+
 /** One request and its response. */
 class NodeAnswer implements VisitorAnswer {
   readonly #request: IncomingMessage
   readonly #response: ServerResponse
   #closes = false
+  #exchange: GatewayExchange | undefined
 
   constructor(request: IncomingMessage, response: ServerResponse) {
     this.#request = request
@@ -175,6 +207,7 @@ class NodeAnswer implements VisitorAnswer {
     const request = this.#request
     const response = this.#response
     const exchange = gateway.serve(visitorRequest(request, address), this)
+    this.#exchange = exchange
     request.on('data', (bytes: Uint8Array) => exchange.body(bytes))
     request.on('end', () => exchange.end(pairs(request.rawTrailers)))
     request.on('error', () => exchange.left())
@@ -207,13 +240,31 @@ class NodeAnswer implements VisitorAnswer {
     const announces = response.req.method !== 'HEAD' && this.#request.httpVersion !== '1.0' &&
       !headers.some(([name]) => name.toLowerCase() === 'content-length')
     const fields = announces ? headers : headers.filter(([name]) => !/^trailer$/i.test(name))
-    this.#closes = close
-    const flat = (close ? [...fields, ['Connection', 'close']] : fields).flat()
+    this.#closes = close || closing.has(this.#request.socket)
+    if (close) closing.add(this.#request.socket)
+    const flat = (this.#closes ? [...fields, ['Connection', 'close']] : fields).flat()
     response.writeHead(status, flat)
     // Deno 2.9 never closes after a flushed head of a response without a body.
     if (responseLength({ status, headers }, this.#request.method ?? '') !== 0) {
       response.flushHeaders()
     }
+  }
+
+  leave(): void {
+    this.#exchange?.left()
+  }
+
+  /** A response was begun to a request that will not be whole any more. */
+  get torn(): boolean {
+    const { headersSent, writableEnded } = this.#response
+    return headersSent && !writableEnded && !this.#request.complete
+  }
+
+  /** The parser failed behind this request: true when it is whole, so that its response may go out as the last. */
+  outlives(): boolean {
+    if (!this.#request.complete || this.#response.writableEnded) return false
+    closing.add(this.#request.socket)
+    return true
   }
 
   write(bytes: Uint8Array): boolean {

@@ -83,11 +83,14 @@ export interface DeskOptions extends Partial<GatewayPorts> {
   upstream: Upstream
   /** In place of `serveExchange`. */
   opened?: (stream: Stream) => void
+  headMs?: number
+  keepAliveMs?: number
 }
 
 let certificate: { cert: string; key: string } | undefined
 
-export async function openDesk({ upstream, opened, ...ports }: DeskOptions): Promise<Desk> {
+export async function openDesk(options: DeskOptions): Promise<Desk> {
+  const { upstream, opened, headMs, keepAliveMs, ...ports } = options
   certificate ??= await makeCertificate([DOMAIN, `*.${DOMAIN}`], Date.now())
   const troubles: TunnelError[] = []
   const results: ExchangeResult[] = []
@@ -118,6 +121,8 @@ export async function openDesk({ upstream, opened, ...ports }: DeskOptions): Pro
   const served = await serveGateway(gateway, {
     tls: certificate,
     address: () => '192.0.2.7',
+    ...(headMs === undefined ? {} : { headMs }),
+    ...(keepAliveMs === undefined ? {} : { keepAliveMs }),
   })
   return {
     port: served.port,
