@@ -32,13 +32,18 @@ export class DuplexConn<S extends DuplexShape = DuplexShape> implements Conn {
   #error: Error | undefined
   #started = false
   #held = false
+  /** The peer ended while nobody was there: Node says so of a paused socket too. */
+  #endWaits = false
   #closedDelivered = false
   #detached = false
   #closed = false
 
   readonly #onData = (chunk: Uint8Array): void => this.#handler?.data(chunk)
   readonly #onDrain = (): void => this.#handler?.drain?.()
-  readonly #onEnd = (): void => this.#handler?.end()
+  readonly #onEnd = (): void => {
+    if (this.#handler) this.#handler.end()
+    else this.#endWaits = true
+  }
   readonly #onError = (error: Error): void => void (this.#error = error)
   readonly #onClose = (): void => {
     if (this.#closed) return
@@ -48,6 +53,12 @@ export class DuplexConn<S extends DuplexShape = DuplexShape> implements Conn {
       (this.raw.readableEnded ? undefined : new Error('connection aborted'))
     this.#error = error
     this.#deliverClosed()
+  }
+
+  #deliverEnd(): void {
+    if (!this.#handler || !this.#endWaits) return
+    this.#endWaits = false
+    this.#handler.end()
   }
 
   #deliverClosed(): void {
@@ -69,6 +80,7 @@ export class DuplexConn<S extends DuplexShape = DuplexShape> implements Conn {
     this.#handler = handler
     const held = this.#held
     this.#held = false
+    if (this.#endWaits) queueMicrotask(() => this.#deliverEnd())
     if (this.#closed) {
       queueMicrotask(() => this.#deliverClosed())
       return
