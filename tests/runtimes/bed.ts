@@ -2,6 +2,7 @@
  * What the cases of the conformance suite lie in: one running relay, credentials by scope, names
  * that nobody else uses, and an end for all that a case opens.
  */
+import type { Socket as TcpSocket } from 'node:net'
 import type { Test } from 'uvu'
 import type { DuplexConn } from '../../core/duplex_conn.ts'
 import type { Stream } from '../../core/mux.ts'
@@ -92,7 +93,7 @@ export class Bed {
   }
 
   /** A TCP connection to the public port, or to another one. */
-  async dial(port?: number, relay = this.relay): Promise<Reader<DuplexConn>> {
+  async dial(port?: number, relay = this.relay): Promise<Reader<DuplexConn<TcpSocket>>> {
     const reader = await dial(relay, port ?? relay.port)
     this.after(() => reader.conn.raw.destroy())
     return reader
@@ -102,7 +103,7 @@ export class Bed {
   async visitor(
     name: string,
     relay = this.relay,
-  ): Promise<{ reader: Reader<DuplexConn>; first: Uint8Array }> {
+  ): Promise<{ reader: Reader<DuplexConn<TcpSocket>>; first: Uint8Array }> {
     const reader = await this.dial(undefined, relay)
     const first = helloFor(name)
     reader.conn.write(first)

@@ -7,13 +7,19 @@ import type { Abilities, StartRelay } from '../support/relays.ts'
 import { Bed } from './bed.ts'
 import type { Cases } from './bed.ts'
 import { admissionCases } from './cases/admission.ts'
+import { ingressCases } from './cases/ingress.ts'
 import { linkCases } from './cases/links.ts'
+import { poolCases } from './cases/pools.ts'
+import { portCases } from './cases/ports.ts'
 import { streamCases } from './cases/streams.ts'
 
 const ALL: readonly Cases[] = [
   admissionCases,
   linkCases,
   streamCases,
+  ingressCases,
+  poolCases,
+  portCases,
 ]
 
 export function conformance(name: string, start: StartRelay, can: Abilities): void {

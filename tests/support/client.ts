@@ -8,6 +8,7 @@ import { createHash } from 'node:crypto'
 import { request as httpRequest } from 'node:http'
 import { request as httpsRequest } from 'node:https'
 import { connect as connectTcp } from 'node:net'
+import type { Socket as TcpSocket } from 'node:net'
 import { connect as connectTls } from 'node:tls'
 import type { TLSSocket } from 'node:tls'
 import { WebSocket } from 'ws'
@@ -437,7 +438,10 @@ export class Reader<C extends Conn = Conn> {
 }
 
 /** A TCP connection, half-closable. */
-export function dial(relay: { host: string }, port: number): Promise<Reader<DuplexConn>> {
+export function dial(
+  relay: { host: string },
+  port: number,
+): Promise<Reader<DuplexConn<TcpSocket>>> {
   return within(
     new Promise((resolve, reject) => {
       const socket = connectTcp({ host: relay.host, port, allowHalfOpen: true, noDelay: true })
@@ -455,7 +459,7 @@ export function dial(relay: { host: string }, port: number): Promise<Reader<Dupl
 export function dialTls(
   relay: Where,
   { servername, alpn }: { servername: string; alpn?: string[] },
-): Promise<Reader<DuplexConn>> {
+): Promise<Reader<DuplexConn<TLSSocket>>> {
   return within(
     new Promise((resolve, reject) => {
       const socket = connectTls({
