@@ -154,8 +154,7 @@ test('listen() says that a port is taken', async () => {
 })
 
 test('udp() carries datagrams both ways and hears that nobody listens', async () => {
-  let far!: Bun.udp.Socket<'uint8array'>
-  far = await Bun.udpSocket({
+  const far: Bun.udp.Socket<'uint8array'> = await Bun.udpSocket({
     hostname: '127.0.0.1',
     binaryType: 'uint8array',
     socket: { data: (_, bytes, port, address) => void far.send(bytes, port, address) },
