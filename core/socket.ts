@@ -87,35 +87,62 @@ export function splice(
   b: Conn,
   done?: (bytes: { forth: number; back: number }, broke: { a?: Error; b?: Error }) => void,
 ): { forth: number; back: number } {
-  const bytes = { forth: 0, back: 0 }
-  const broke: { a?: Error; b?: Error } = {}
-  let open = 2
-  function wire(from: Conn, to: Conn, count: (length: number) => void): ConnHandler {
-    return {
-      data(chunk) {
-        count(chunk.length)
-        const sent = to.write(chunk)
-        if (sent === 'queued') from.pause()
-        else if (sent === 'lost') from.abort()
-      },
-      drain() {
-        to.resume()
-      },
-      end() {
-        to.end()
-      },
-      closed(error) {
-        if (error) {
-          broke[from === a ? 'a' : 'b'] = error
-          to.abort()
-        } else to.end()
-        if (--open === 0) done?.(bytes, broke)
-      },
-    }
+  const forth = new Side(a, b)
+  const back = new Side(b, a)
+  forth.other = back
+  back.other = forth
+  forth.done = back.done = done
+  forth.bytes = back.bytes = { forth: 0, back: 0 }
+  back.isBack = true
+  a.handle(forth)
+  b.handle(back)
+  return forth.bytes
+}
+
+/** One direction of a splice; an object and no closures, since idle links are spliced by the thousand. */
+class Side implements ConnHandler {
+  readonly from: Conn
+  readonly to: Conn
+  other!: Side
+  isBack = false
+  bytes!: { forth: number; back: number }
+  done: Parameters<typeof splice>[2]
+  isClosed = false
+  error: Error | undefined
+
+  constructor(from: Conn, to: Conn) {
+    this.from = from
+    this.to = to
   }
-  a.handle(wire(a, b, (length) => void (bytes.forth += length)))
-  b.handle(wire(b, a, (length) => void (bytes.back += length)))
-  return bytes
+
+  data(chunk: Uint8Array): void {
+    if (this.isBack) this.bytes.back += chunk.length
+    else this.bytes.forth += chunk.length
+    const sent = this.to.write(chunk)
+    if (sent === 'queued') this.from.pause()
+    else if (sent === 'lost') this.from.abort()
+  }
+
+  drain(): void {
+    this.to.resume()
+  }
+
+  end(): void {
+    this.to.end()
+  }
+
+  closed(error?: Error): void {
+    this.isClosed = true
+    this.error = error
+    if (error) this.to.abort()
+    else this.to.end()
+    if (!this.other.isClosed) return
+    const [a, b] = this.isBack ? [this.other, this] : [this, this.other]
+    this.done?.(this.bytes, {
+      ...(a.error ? { a: a.error } : {}),
+      ...(b.error ? { b: b.error } : {}),
+    })
+  }
 }
 
 /** One end of an in-memory message socket; see `memorySockets`. */

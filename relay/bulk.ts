@@ -90,15 +90,16 @@ export class BulkLink {
 
 /** The idle bulk links of one process group. */
 export class BulkPool {
-  readonly #idle: Record<TicketClass, Set<BulkLink>> = { verified: new Set(), clear: new Set() }
+  /** By class; made with the first link of that class. */
+  readonly #idle: { [K in TicketClass]?: Set<BulkLink> } = {}
   #closed = false
 
   get size(): number {
-    return this.#idle.verified.size + this.#idle.clear.size
+    return (this.#idle.verified?.size ?? 0) + (this.#idle.clear?.size ?? 0)
   }
 
   add(link: BulkLink, kind: TicketClass): void {
-    const idle = this.#idle[kind]
+    const idle = this.#idle[kind] ??= new Set()
     if (this.#closed || idle.size >= IDLE_MAX) {
       link.conn.abort()
       return
@@ -110,6 +111,7 @@ export class BulkPool {
   /** The longest idle link of a class, or undefined: then a stream carries the visitor, at once. */
   take(kind: TicketClass): BulkLink | undefined {
     const idle = this.#idle[kind]
+    if (!idle) return undefined
     for (const link of idle) {
       idle.delete(link)
       return link
@@ -120,9 +122,9 @@ export class BulkPool {
   /** Lets go of those that came with a home link which is gone: they may be as dead as it. */
   drop(home: string): void {
     for (const idle of [this.#idle.verified, this.#idle.clear]) {
-      for (const link of idle) {
+      for (const link of idle ?? []) {
         if (link.link !== home) continue
-        idle.delete(link)
+        idle!.delete(link)
         link.conn.abort()
       }
     }
@@ -131,8 +133,8 @@ export class BulkPool {
   close(): void {
     this.#closed = true
     for (const idle of [this.#idle.verified, this.#idle.clear]) {
-      for (const link of idle) link.conn.abort()
-      idle.clear()
+      for (const link of idle ?? []) link.conn.abort()
+      idle?.clear()
     }
   }
 }

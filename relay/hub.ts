@@ -61,7 +61,7 @@ export class Group {
     let best: Member | undefined
     let fewest = HOME_STREAMS_MAX
     for (const member of this.members) {
-      const streams = member.mux.size + member.forwards.size
+      const { streams } = member
       if (member.up && streams < fewest) {
         best = member
         fewest = streams
@@ -124,7 +124,7 @@ export class Hub {
   get streams(): number {
     let streams = 0
     for (const group of this.groups.values()) {
-      for (const member of group.members) streams += member.mux.size + member.forwards.size
+      for (const member of group.members) streams += member.streams
     }
     return streams
   }
@@ -194,7 +194,7 @@ export class Hub {
     for (const group of this.groups.values()) {
       if (!group.endpoints.has(name)) continue
       const member = group.lightest()
-      const streams = member ? member.mux.size + member.forwards.size : Infinity
+      const streams = member?.streams ?? Infinity
       if (!best || streams < fewest) {
         best = group
         fewest = streams

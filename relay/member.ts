@@ -23,7 +23,7 @@ import type { Frame, FrameName } from '../core/frame.ts'
 import { formatKey, parseKey } from '../core/key.ts'
 import { Mux } from '../core/mux.ts'
 import type { MuxIds } from '../core/mux.ts'
-import type { Socket } from '../core/socket.ts'
+import type { Socket, SocketHandler } from '../core/socket.ts'
 import { TicketWindow } from '../core/ticket.ts'
 
 /** From the upgrade to a good `admit`. */
@@ -93,7 +93,7 @@ export interface MemberSnapshot {
   ids: MuxIds
 }
 
-export class Member {
+export class Member implements SocketHandler {
   readonly socket: Socket
   readonly address: string
   /** KEY of the agent that this link leads to: which hub it belongs to. */
@@ -107,7 +107,8 @@ export class Member {
   bulkKey: Uint8Array | undefined
   readonly tickets = new TicketWindow()
   readonly since: number
-  mux!: Mux
+  #mux: Mux | undefined
+  #ids: MuxIds | undefined
   /** Streams joined to one of another link, by the id they have here; kept by the hub. */
   readonly forwards = new Map<number, unknown>()
   bytesIn = 0
@@ -138,6 +139,16 @@ export class Member {
     return this.#state === 'up'
   }
 
+  /** Made when the first stream needs it: most links of a relay carry none at any moment. */
+  get mux(): Mux {
+    return this.#mux ??= this.#openMux()
+  }
+
+  /** Streams on this link, own and forwarded. */
+  get streams(): number {
+    return (this.#mux?.size ?? 0) + this.forwards.size
+  }
+
   /** Starts admission. */
   start(): void {
     const owner = this.#owner
@@ -150,7 +161,7 @@ export class Member {
     this.#deadline = owner.clock.after(ADMIT_MS_MAX, () => {
       this.close(CLOSE.late, 'not admitted in time')
     })
-    this.#attach()
+    this.socket.handle(this)
   }
 
   /** Wakes with what `snapshot` kept: the link was up, and carried no stream. */
@@ -161,8 +172,8 @@ export class Member {
     this.group = kept.group
     this.authorised = { scope: kept.scope, grant: kept.grant, allows }
     this.#state = 'up'
-    this.#openMux(kept)
-    this.#attach()
+    this.#ids = kept.ids
+    this.socket.handle(this)
   }
 
   snapshot(): MemberSnapshot {
@@ -178,21 +189,9 @@ export class Member {
     }
   }
 
-  #attach(): void {
-    this.socket.handle({
-      message: (message) => this.receive(message),
-      drain: () => {
-        this.mux?.drain()
-        this.#owner.drained(this)
-      },
-      alive: () => void (this.#heardMs = this.#owner.clock.monotonic()),
-      closed: (code, reason) => this.#end(reason || `closed with ${code}`),
-    })
-  }
-
-  #openMux(kept?: MemberSnapshot): void {
+  #openMux(): Mux {
     const owner = this.#owner
-    this.mux = new Mux({
+    return new Mux({
       side: 'relay',
       clock: owner.clock,
       windowMaxBytes: owner.windowBytesMax,
@@ -202,12 +201,27 @@ export class Member {
       onOpen: (stream) => stream.reset(1),
       onProtocolError: (error) => this.#protocol(error),
       onEmpty: () => owner.changed?.(this),
-      ...(kept ? { ids: kept.ids } : {}),
+      ...(this.#ids ? { ids: this.#ids } : {}),
     })
   }
 
+  // The socket's events; a member is its own handler, which costs an idle link nothing.
+
+  drain(): void {
+    this.#mux?.drain()
+    this.#owner.drained(this)
+  }
+
+  alive(): void {
+    this.#heardMs = this.#owner.clock.monotonic()
+  }
+
+  closed(code: number, reason: string): void {
+    this.#end(reason || `closed with ${code}`)
+  }
+
   /** One message from the agent. */
-  receive(message: Uint8Array): void {
+  message(message: Uint8Array): void {
     if (this.#state === 'closed') return
     this.#heardMs = this.#owner.clock.monotonic()
     this.bytesIn += message.length
@@ -250,11 +264,11 @@ export class Member {
     if (this.#state !== 'deciding') return
     const { crypto } = this.#owner
     this.#deadline?.cancel()
+    this.#deadline = undefined
     this.authorised = authorised
     this.link = Array.from(crypto.randomBytes(16), (byte) => byte.toString(16).padStart(2, '0'))
       .join('')
     this.bulkKey = this.#admission!.bulkKey
-    this.#openMux()
     this.#state = 'up'
     try {
       const body = this.#owner.joined(this)
@@ -388,7 +402,7 @@ export class Member {
     this.#state = 'closed'
     this.#deadline?.cancel()
     this.#silence?.cancel()
-    this.mux?.close()
+    this.#mux?.close()
     if (wasUp || this.role) this.#owner.left(this, reason)
   }
 }

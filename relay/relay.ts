@@ -20,7 +20,7 @@ import { allowsName } from './credentials.ts'
 import { Endpoints } from './endpoints.ts'
 import type { Endpoint } from './endpoints.ts'
 import { Hub } from './hub.ts'
-import type { Group } from './hub.ts'
+import type { Group, HubEvents } from './hub.ts'
 import { Ingress } from './ingress.ts'
 import type { Log } from './log.ts'
 import { CLOSE, Member } from './member.ts'
@@ -50,6 +50,9 @@ const LINK_WINDOW_BYTES_MAX = 16_777_216
 /** Links of one process that are in admission or up; more are turned away. */
 const LINKS_MAX = 65_536
 
+/** Takes a connection in, with what was read of it; `left` is called when it counts no more. */
+export type Inward = (conn: Conn, first: Uint8Array, left: () => void) => void
+
 export interface RelayPorts {
   clock: Clock
   crypto: Crypto
@@ -63,9 +66,9 @@ export interface RelayPorts {
   version: string
   /** Absent where the runtime has no raw sockets: then no ingress, bulk links or public ports. */
   net?: PublicPortsNet
-  app?(conn: Conn, first: Uint8Array): void
-  readable?(conn: Conn, first: Uint8Array): void
-  bulkTls?(conn: Conn, first: Uint8Array): void
+  app?: Inward
+  readable?: Inward
+  bulkTls?: Inward
   /** Checks client certificates; absent where the relay has no authority for them. */
   verifyCertificate?: CertificateVerifier
   /** The public port as URLs name it, known when the listener is up. */
@@ -107,6 +110,13 @@ export class Relay implements MemberOwner {
   readonly #byLink = new Map<string, { member: Member; group: Group }>()
   readonly #held = new Map<Member, (() => void)[]>()
   readonly #entering = new Set<Member>()
+  /** One for all hubs: each agent has a hub, and most are idle. */
+  readonly #hubEvents: HubEvents = {
+    mayVisit: (_member, visit) => this.#mayVisit(visit),
+    bytes: (count, direction) =>
+      this.#ports.metrics.bytes.add({ direction, route: 'connect' }, count),
+    overdrawn: () => this.#ports.metrics.refused.add({ reason: 'overload' }),
+  }
   #draining = false
 
   constructor(ports: RelayPorts) {
@@ -123,6 +133,7 @@ export class Relay implements MemberOwner {
       clock,
       crypto,
       endpoints: this.endpoints,
+      hold: (address, scope) => this.#hold(address, scope),
       outcome: (result) => this.#outcome(result),
     })
     const admits = (address: string, scope: string): boolean =>
@@ -139,9 +150,9 @@ export class Relay implements MemberOwner {
       secureDomain: settings.secureDomain,
       appsDomain: settings.appsDomain,
       publicPort: () => ports.publicPort(),
-      app: (conn, first) => (ports.app ? ports.app(conn, first) : conn.abort()),
-      readable: (conn, first) => (ports.readable ? ports.readable(conn, first) : conn.abort()),
-      bulkTls: (conn, first) => (ports.bulkTls ? ports.bulkTls(conn, first) : conn.abort()),
+      app: (conn, first) => this.#inside(conn, { first, to: ports.app }),
+      readable: (conn, first) => this.#inside(conn, { first, to: ports.readable }),
+      bulkTls: (conn, first) => this.#inside(conn, { first, to: ports.bulkTls }),
       claim: (conn, ticket) => this.claimBulk(conn, ticket),
       admits,
       blocked: (name, scope) => ports.registry.isBlocked(name, scope) !== undefined,
@@ -175,6 +186,31 @@ export class Relay implements MemberOwner {
         this.cut((member) => member.authorised?.scope === block.scope, 'its scope was blocked')
       }
     })
+  }
+
+  /** Counts a connection against its address, and a visitor's against its scope as well. */
+  #hold(address: string, scope?: string): (() => void) | undefined {
+    const { quota } = this.#ports
+    const own = quota.hold('connections', { address })
+    if (!own.ok) return undefined
+    if (scope === undefined) return () => own.release()
+    const shared = quota.hold('connections', { scope })
+    if (!shared.ok) {
+      own.release()
+      return undefined
+    }
+    return () => {
+      own.release()
+      shared.release()
+    }
+  }
+
+  /** A connection for the relay's own servers. */
+  #inside(conn: Conn, { first, to }: { first: Uint8Array; to: Inward | undefined }): void {
+    const release = to && this.#hold(conn.remoteAddress)
+    if (to && release) return to(conn, first, release)
+    if (to) this.#ports.metrics.refused.add({ reason: 'quota' })
+    conn.abort()
   }
 
   get draining(): boolean {
@@ -236,7 +272,7 @@ export class Relay implements MemberOwner {
           address: member?.address ?? '',
           since: new Date(member?.since ?? 0).toISOString(),
           endpoints: [...group.endpoints],
-          streams: [...group.members].reduce((sum, m) => sum + m.mux.size + m.forwards.size, 0),
+          streams: [...group.members].reduce((sum, { streams }) => sum + streams, 0),
           bulkIdle: group.bulk.size,
         })
       }
@@ -322,12 +358,7 @@ export class Relay implements MemberOwner {
     const key = member.target
     let hub = this.#hubs.get(key)
     if (!hub) {
-      hub = new Hub(key, {
-        mayVisit: (_member, visit) => this.#mayVisit(visit),
-        bytes: (count, direction) =>
-          this.#ports.metrics.bytes.add({ direction, route: 'connect' }, count),
-        overdrawn: () => this.#ports.metrics.refused.add({ reason: 'overload' }),
-      })
+      hub = new Hub(key, this.#hubEvents)
       this.#hubs.set(key, hub)
     }
     const group = hub.add(member)

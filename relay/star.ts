@@ -57,6 +57,8 @@ export interface KeptLink extends MemberSnapshot {
   since: number
   token: string
   admin: boolean
+  /** Milliseconds since 1970; absent: never. */
+  expiresAt?: number
   /** Streams were open: then nothing of it can be taken up again. */
   busy: boolean
 }
@@ -90,6 +92,7 @@ interface Entry {
   token: string
   admin: boolean
   names: string[] | undefined
+  expiresAt: number | undefined
   since: number
   /** What was kept last, to see what is new. */
   kept: { next: number; peer: number; busy: boolean } | undefined
@@ -151,6 +154,7 @@ export class Star implements MemberOwner {
       token,
       admin: false,
       names: undefined,
+      expiresAt: undefined,
       since: member.since,
       kept: undefined,
     })
@@ -176,6 +180,7 @@ export class Star implements MemberOwner {
       token: kept.token,
       admin,
       names,
+      expiresAt: kept.expiresAt,
       since: kept.since,
       kept: { ...kept.ids, busy: false },
     })
@@ -214,6 +219,7 @@ export class Star implements MemberOwner {
     }
     entry.admin = grant.admin
     entry.names = grant.names
+    entry.expiresAt = grant.expiresAt
     if (!this.#entries.has(member)) {
       this.#ports.background(this.#leave({ scope: grant.scope, token: entry.token }))
     }
@@ -308,6 +314,23 @@ export class Star implements MemberOwner {
     return this.hub.cut(chosen, reason)
   }
 
+  /** When the next credential of a link expires, in milliseconds since 1970. */
+  get expiresAt(): number | undefined {
+    const times = [...this.#entries.values()].map((entry) => entry.expiresAt ?? Infinity)
+    const first = Math.min(...times)
+    return first === Infinity ? undefined : first
+  }
+
+  /** Links end with their credential. */
+  expire(): void {
+    const now = this.clock.now()
+    for (const [member, { expiresAt }] of [...this.#entries]) {
+      if (expiresAt === undefined || expiresAt > now) continue
+      member.notice('credentials/expired', 'The credential of this link has expired')
+      member.close(CLOSE.revoked, 'the credential has expired')
+    }
+  }
+
   /** Tokens of the links that are up, for a directory that lost count. */
   tokens(): string[] {
     return [...this.#entries.values()].map(({ token }) => token)
@@ -327,7 +350,7 @@ export class Star implements MemberOwner {
         address: member?.address ?? '',
         since: new Date(since ?? 0).toISOString(),
         endpoints: [...group.endpoints],
-        streams: [...group.members].reduce((sum, one) => sum + one.mux.size + one.forwards.size, 0),
+        streams: [...group.members].reduce((sum, one) => sum + one.streams, 0),
         bulkIdle: 0,
       })
     }
@@ -354,6 +377,7 @@ export class Star implements MemberOwner {
       admin: entry.admin,
       busy,
       ...(entry.names ? { names: entry.names } : {}),
+      ...(entry.expiresAt === undefined ? {} : { expiresAt: entry.expiresAt }),
     })
   }
 

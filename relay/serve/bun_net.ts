@@ -41,6 +41,9 @@ export function listen(
   }
 }
 
+/** One table for all that `connect` opens. */
+const CONNECTED = nativeCallbacks() as unknown as Bun.SocketHandler<NativeConn>
+
 /** Connects within the caller's patience; the Conn may be written to at once. */
 export async function connect(to: { host: string; port: number }): Promise<NativeConn> {
   const conn = new NativeConn()
@@ -49,7 +52,7 @@ export async function connect(to: { host: string; port: number }): Promise<Nativ
     port: to.port,
     allowHalfOpen: true,
     data: conn,
-    socket: nativeCallbacks() as unknown as Bun.SocketHandler<NativeConn>,
+    socket: CONNECTED,
   })
   return conn
 }
