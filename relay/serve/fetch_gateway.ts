@@ -6,6 +6,7 @@
  */
 import { fieldOf, type Fields, lengthOf, type ResponseHead } from '../../core/exchange.ts'
 import type { Gateway, GatewayExchange, VisitorAnswer, VisitorRequest } from '../gateway.ts'
+import { serveSocket } from './fetch_socket.ts'
 
 /** Bytes of a response that wait in the runtime before the agent is held. */
 const RESPONSE_BYTES = 262_144
@@ -18,14 +19,24 @@ export interface FetchVisitor {
 }
 
 /** Carries one exchange; never rejects. */
-export function serveFetch(
+export async function serveFetch(
   gateway: Gateway,
   request: Request,
   visitor: FetchVisitor,
 ): Promise<Response> {
-  return new Promise((resolve) => {
-    new FetchAnswer(request, resolve).serve(gateway, visitor)
+  const asked = visitorRequest(request, visitor)
+  if (request.headers.get('upgrade')?.toLowerCase() === 'websocket') {
+    return await serveSocket(gateway, { request, asked, answer: answerOf(request) })
+  }
+  return await new Promise((resolve) => {
+    const answer = new FetchAnswer(request, resolve)
+    answer.begin(gateway.serve(asked, answer))
   })
+}
+
+/** How an exchange that was to switch protocols is answered when the service does not. */
+function answerOf(request: Request): (resolve: (response: Response) => void) => FetchAnswer {
+  return (resolve) => new FetchAnswer(request, resolve)
 }
 
 /** The request as a parser of HTTP/1.1 would have told it. */
@@ -51,7 +62,7 @@ function visitorRequest(request: Request, visitor: FetchVisitor): VisitorRequest
   }
 }
 
-class FetchAnswer implements VisitorAnswer {
+export class FetchAnswer implements VisitorAnswer {
   readonly #request: Request
   readonly #resolve: (response: Response) => void
   #exchange: GatewayExchange | undefined
@@ -67,12 +78,11 @@ class FetchAnswer implements VisitorAnswer {
     this.#resolve = resolve
   }
 
-  serve(gateway: Gateway, visitor: FetchVisitor): void {
-    const request = this.#request
-    const exchange = gateway.serve(visitorRequest(request, visitor), this)
+  /** What was served with this answer. It may be over already. */
+  begin(exchange: GatewayExchange): void {
     this.#exchange = exchange
     // Runtimes abort the signal after a good end too; the exchange is over by then.
-    request.signal.addEventListener('abort', () => exchange.left())
+    this.#request.signal.addEventListener('abort', () => exchange.left())
     if (this.#wanted) this.#pump()
   }
 
