@@ -3,7 +3,7 @@
  * first moment, never tightened afterwards, so no other user sees a half-made secret.
  */
 import { Database } from 'bun:sqlite'
-import { watch as watchDirectory } from 'node:fs'
+import { statSync, watch as watchDirectory } from 'node:fs'
 import * as fs from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { randomBytes } from 'node:crypto'
@@ -123,7 +123,8 @@ async function info(path: string): Promise<FileInfo | undefined> {
 function watch(path: string, changed: () => void): () => void {
   let stopped = false
   let settle: ReturnType<typeof setTimeout> | undefined
-  let seen: string | undefined
+  // Taken before anything else can happen: what changes after this call is told.
+  let seen = stateOf(path)
   function tell(): void {
     if (stopped || settle) return
     settle = setTimeout(() => {
@@ -133,16 +134,11 @@ function watch(path: string, changed: () => void): () => void {
     settle.unref()
   }
   function compare(): void {
-    fs.stat(path, { bigint: true }).then(
-      (found) => `${found.mtimeNs} ${found.ctimeNs} ${found.size} ${found.ino}`,
-      () => 'none',
-    ).then((now) => {
-      const before = seen
-      seen = now
-      if (before !== undefined && before !== now && !stopped) changed()
-    })
+    const now = stateOf(path)
+    if (now === seen) return
+    seen = now
+    changed()
   }
-  compare()
   const poll = setInterval(compare, WATCH_POLL_MS)
   poll.unref()
   // The directory is watched, not the file: replacing a file gives its name to another one.
@@ -160,6 +156,15 @@ function watch(path: string, changed: () => void): () => void {
     clearInterval(poll)
     clearTimeout(settle)
     watcher?.close()
+  }
+}
+
+function stateOf(path: string): string {
+  try {
+    const found = statSync(path, { bigint: true })
+    return `${found.mtimeNs} ${found.ctimeNs} ${found.size} ${found.ino}`
+  } catch {
+    return 'none'
   }
 }
 

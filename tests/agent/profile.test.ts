@@ -363,7 +363,6 @@ test('watch() tells of a write, a replacement and a removal, and is silent once 
     count++
     told()
   })
-  await new Promise((resolve) => setTimeout(resolve, 50))
   await writeFile(path, 'two')
   await heard()
   await files.write(path, utf8('three'))
