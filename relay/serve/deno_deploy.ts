@@ -37,7 +37,8 @@ import {
 import type { Edge } from './edge.ts'
 import { serveFetch } from './fetch_gateway.ts'
 import { WebSocketLink } from './web_socket.ts'
-import type { RawWebSocket } from './web_socket.ts'
+import { isWebSocket, serveWebSocket } from './web_socket_bridge.ts'
+import type { VisitorSocket } from './web_socket_bridge.ts'
 
 const IDENTITY_KEY = 'relay/identity'
 /** The runtime pings a link that says nothing for so long, and closes one that does not answer. */
@@ -52,7 +53,7 @@ declare const Deno: {
   openKv(path?: string): Promise<unknown>
   upgradeWebSocket(
     request: Request,
-    options: { protocol: string; idleTimeout: number },
+    options: { protocol?: string; idleTimeout: number },
   ): { socket: DenoSocket; response: Response }
   serve(
     options: { hostname: string; port: number; onListen(at: { port: number }): void },
@@ -63,10 +64,7 @@ declare const Deno: {
   ): { shutdown(): Promise<void> }
 }
 
-type DenoSocket = RawWebSocket & {
-  binaryType: string
-  addEventListener(type: string, run: (event: unknown) => void): void
-}
+type DenoSocket = VisitorSocket & { readonly readyState: number; binaryType: string }
 
 /** The operator's own key is a secret of the platform; all others are in the store. */
 class EdgeCredentials extends Credentials {
@@ -208,7 +206,16 @@ function handler(
       if (!quota.take('visitors', { address }).ok) {
         return new Response('too many requests\n', { status: 429, headers: { 'retry-after': '1' } })
       }
-      return serveFetch(gateway, request, { address, port: remoteAddr.port })
+      const visitor = { address, port: remoteAddr.port }
+      if (!isWebSocket(request)) return serveFetch(gateway, request, visitor)
+      return serveWebSocket(gateway, { request, visitor }, (protocol) => {
+        const upgraded = Deno.upgradeWebSocket(request, {
+          ...(protocol === undefined ? {} : { protocol }),
+          idleTimeout: IDLE_SECONDS,
+        })
+        upgraded.socket.binaryType = 'arraybuffer'
+        return upgraded
+      })
     }
     from.set(request, address)
     return app.fetch(request)
@@ -220,11 +227,8 @@ function attach(relay: Relay, socket: DenoSocket, link: { key: string; address: 
   socket.binaryType = 'arraybuffer'
   const port = new WebSocketLink(socket, webClock)
   socket.addEventListener('open', () => relay.attach(port, link))
-  socket.addEventListener('message', (event) => port.receive((event as { data: unknown }).data))
-  socket.addEventListener('close', (event) => {
-    const { code, reason } = event as { code: number; reason: string }
-    port.closed(code, reason)
-  })
+  socket.addEventListener('message', ({ data }) => port.receive(data))
+  socket.addEventListener('close', ({ code = 1006, reason = '' }) => port.closed(code, reason))
   socket.addEventListener('error', () => port.closed(1006, 'lost'))
 }
 

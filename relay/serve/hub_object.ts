@@ -23,6 +23,8 @@ import { outcome } from './outcome.ts'
 import type { Outcome } from './outcome.ts'
 import { RemoteDirectory } from './remote.ts'
 import { WebSocketLink } from './web_socket.ts'
+import { isWebSocket, serveWebSocket } from './web_socket_bridge.ts'
+import type { AcceptSocket } from './web_socket_bridge.ts'
 
 /** While something is open a timer of this length is always running: it keeps the object awake. */
 const AWAKE_MS = 5000
@@ -77,11 +79,7 @@ export class HubObject extends DurableObject<WorkerEnv> {
     const link = this.#linkOf(server)
     star.attach(link, order.address)
     this.#settle()
-    return new Response(null, {
-      status: 101,
-      headers: { 'sec-websocket-protocol': LINK_PROTOCOL },
-      webSocket: client,
-    } as ResponseInit)
+    return switching(client, LINK_PROTOCOL)
   }
 
   webSocketMessage(socket: ServerWebSocket, message: ArrayBuffer | string): void {
@@ -103,6 +101,12 @@ export class HubObject extends DurableObject<WorkerEnv> {
 
   webSocketError(socket: ServerWebSocket): void {
     this.#end(socket, 1006, 'lost')
+  }
+
+  /** The platform's own timer, which does not keep the object awake: a credential expired. */
+  alarm(): void {
+    this.#star?.expire()
+    this.#setAlarm()
   }
 
   passport(key: string): Promise<Outcome<StoredPassport | undefined>> {
@@ -192,6 +196,12 @@ export class HubObject extends DurableObject<WorkerEnv> {
     }
     const socket = raw as ServerWebSocket
     socket.serializeAttachment(link)
+    if (link.expiresAt !== undefined) this.#setAlarm()
+  }
+
+  #setAlarm(): void {
+    const expiresAt = this.#star?.expiresAt
+    if (expiresAt !== undefined) this.ctx.waitUntil(this.ctx.storage.setAlarm(expiresAt))
   }
 
   #wake(star: Star): void {
@@ -238,7 +248,10 @@ export class HubObject extends DurableObject<WorkerEnv> {
     const headers = new Headers(request.headers)
     headers.delete(ORDER_HEADER)
     const visitor = new Request(request, { headers })
-    const response = await serveFetch(this.#gateway, visitor, { address, port: 0 })
+    const from = { address, port: 0 }
+    const response = isWebSocket(visitor)
+      ? await serveWebSocket(this.#gateway, { request: visitor, visitor: from }, acceptSocket)
+      : await serveFetch(this.#gateway, visitor, from)
     this.#settle()
     return response
   }
@@ -254,4 +267,18 @@ export class HubObject extends DurableObject<WorkerEnv> {
       this.#settle()
     })
   }
+}
+
+/** A visitor's WebSocket: it ends with the object, which stays awake for it. */
+function acceptSocket(protocol: string | undefined): ReturnType<AcceptSocket> {
+  const { 0: client, 1: server } = new WebSocketPair()
+  server.binaryType = 'arraybuffer'
+  server.accept()
+  return { socket: server, response: switching(client, protocol) }
+}
+
+function switching(client: ServerWebSocket, protocol: string | undefined): Response {
+  const headers = new Headers()
+  if (protocol !== undefined) headers.set('sec-websocket-protocol', protocol)
+  return new Response(null, { status: 101, headers, webSocket: client } as ResponseInit)
 }

@@ -22,6 +22,8 @@ declare module 'cloudflare:workers' {
         delete(key: string): boolean
         list<T>(options: { prefix: string; limit?: number }): Iterable<[string, T]>
       }
+      /** Calls `alarm` of the object then, awake or not; one at a time. */
+      setAlarm(atMs: number): Promise<void>
       transactionSync<Result>(run: () => Result): Result
     }
     acceptWebSocket(socket: ServerWebSocket): void
@@ -33,7 +35,14 @@ declare module 'cloudflare:workers' {
   export interface ServerWebSocket {
     readonly readyState: number
     readonly bufferedAmount?: number
-    send(message: Uint8Array): void
+    binaryType: string
+    /** Serves it in this object alone; `acceptWebSocket` lets the object sleep. */
+    accept(): void
+    addEventListener(
+      type: 'open' | 'message' | 'close' | 'error',
+      run: (event: { data?: unknown; code?: number; reason?: string }) => void,
+    ): void
+    send(message: string | Uint8Array): void
     close(code?: number, reason?: string): void
     /** At most 16 KiB, structured clone; kept while the object sleeps. */
     serializeAttachment(value: unknown): void

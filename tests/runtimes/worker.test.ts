@@ -7,7 +7,7 @@ import * as assert from 'uvu/assert'
 import type { Stream } from '../../core/mux.ts'
 import { fast } from '../support/crypto.ts'
 import { echo, Edge, edgeClaims, pause, same, through } from '../support/edge_suite.ts'
-import { startWorker } from '../support/worker_relay.ts'
+import { makeKey, startWorker } from '../support/worker_relay.ts'
 
 /** An object sleeps after 10 s without a message; a little more, since the platform looks now and then. */
 const ASLEEP_MS = 14_000
@@ -71,6 +71,15 @@ worker(
     await Promise.all([visit.close(), home.close()])
   },
 )
+
+worker('a link ends with its credential, though its object sleeps', async () => {
+  const expiresAt = new Date(Date.now() + ASLEEP_MS + 2000).toISOString()
+  const agent = await link({ secret: (await makeKey(edge.relay, { expiresAt })).secret })
+  const begun = Date.now()
+  assert.is((await agent.closed).code, 4403)
+  assert.ok(Date.now() - begun >= ASLEEP_MS)
+  assert.is(agent.notices[0]?.code, 'credentials/expired')
+})
 
 worker('a stream that is open and silent keeps it awake', async () => {
   const home = await link()

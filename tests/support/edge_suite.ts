@@ -20,6 +20,8 @@ export class Edge {
   relay!: EdgeRelay & { data: string }
   secret = ''
   readonly upstreamLeft: Promise<void>
+  /** Close codes that the service saw on its WebSockets. */
+  readonly codes: number[] = []
   readonly #agents: LinkAgent[] = []
   #left!: () => void
   #upstream: { port: number; close(): Promise<void> } | undefined
@@ -29,7 +31,12 @@ export class Edge {
   }
 
   async start(start: () => Promise<EdgeRelay & { data: string }>): Promise<void> {
-    this.#upstream = await startUpstream({ left: () => this.#left() })
+    this.#upstream = await startUpstream({
+      left: (code) => {
+        if (code === undefined) this.#left()
+        else this.codes.push(code)
+      },
+    })
     this.relay = await start()
     this.secret = (await makeKey(this.relay)).secret
   }
@@ -363,6 +370,43 @@ export function edgeClaims(test: Test, edge: Edge): void {
     await edge.upstreamLeft
     for (let i = 0; i < 100 && await streamsOf(edge.relay, agent.key) > 0; i++) await pause(50)
     assert.is(await streamsOf(edge.relay, agent.key), 0)
+    await agent.close()
+  })
+
+  test('a WebSocket of a readable endpoint: text, bytes, sub-protocol, and close codes', async () => {
+    const agent = await serving('chat')
+    const open = async (): Promise<WebSocket> => {
+      const Client = WebSocket as unknown as new (url: string, options: object) => WebSocket
+      const socket = new Client(`ws://127.0.0.1:${edge.relay.port}/ws`, {
+        protocols: ['one', 'two'],
+        headers: { host: `chat.apps.localhost:${edge.relay.port}` },
+      })
+      socket.binaryType = 'arraybuffer'
+      await new Promise((resolve, reject) => {
+        socket.onopen = resolve
+        socket.onerror = () => reject(new Error('the WebSocket did not open'))
+      })
+      return socket
+    }
+    const next = (socket: WebSocket): Promise<unknown> =>
+      new Promise((resolve) => void (socket.onmessage = ({ data }) => resolve(data)))
+    const socket = await open()
+    assert.is(socket.protocol, 'two')
+    socket.send('ciao')
+    assert.is(await next(socket), 'you said ciao')
+    for (const length of [0, 125, 126, 65_535, 65_536, 1_000_000]) {
+      const bytes = fast.randomBytes(length)
+      const back = next(socket)
+      socket.send(bytes as Uint8Array<ArrayBuffer>)
+      same(await back as ArrayBuffer, bytes)
+    }
+    const closed = new Promise<CloseEvent>((resolve) => void (socket.onclose = resolve))
+    socket.send('bye')
+    assert.is((await closed).code, 4321)
+    const other = await open()
+    other.close(4000, 'enough')
+    for (let i = 0; i < 100 && !edge.codes.includes(4000); i++) await pause(50)
+    assert.ok(edge.codes.includes(4000))
     await agent.close()
   })
 

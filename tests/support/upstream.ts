@@ -1,6 +1,8 @@
 /** A local service behind a readable endpoint, and the agent's end that leads to it. */
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { WebSocketServer } from 'ws'
+import type { WebSocket } from 'ws'
 import { serveExchange } from '../../agent/exchange.ts'
 import { parseUpstream } from '../../agent/forward.ts'
 import { hostWorld } from '../../agent/host/world.ts'
@@ -11,11 +13,11 @@ const world = hostWorld()
 const TICK_MS = 100
 
 /**
- * `/echo` sends the body back, `/ticks` never ends, anything else tells what it was asked. `left` is
- * told when a reader of `/ticks` has gone.
+ * `/echo` sends the body back, `/ticks` never ends, `/ws` is a WebSocket, anything else tells what it
+ * was asked. `left` is told when a reader of `/ticks` has gone, or a WebSocket closed.
  */
 export async function startUpstream(
-  { left }: { left?(): void } = {},
+  { left }: { left?(code?: number): void } = {},
 ): Promise<{ port: number; close(): Promise<void> }> {
   const server = createServer((request, response) => {
     if (request.url === '/echo') return void request.pipe(response)
@@ -33,6 +35,18 @@ export async function startUpstream(
     const body = JSON.stringify({ url: request.url, method: request.method, ...request.headers })
     response.writeHead(200, { 'content-type': 'application/json' })
     response.end(request.method === 'HEAD' ? undefined : body)
+  })
+  const sockets = new WebSocketServer({
+    server,
+    path: '/ws',
+    handleProtocols: (offered) => (offered.has('two') ? 'two' : false),
+  })
+  sockets.on('connection', (socket: WebSocket) => {
+    socket.on('message', (data: Buffer, isBinary: boolean) => {
+      if (!isBinary && String(data) === 'bye') socket.close(4321, 'as you wish')
+      else socket.send(isBinary ? data : `you said ${data}`)
+    })
+    socket.on('close', (code: number) => left?.(code))
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   return {
