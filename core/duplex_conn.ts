@@ -112,8 +112,12 @@ export class DuplexConn<S extends DuplexShape = DuplexShape> implements Conn {
   abort(): void {
     if (this.raw.destroyed) return
     this.#error ??= new Error('aborted')
-    if (this.raw.resetAndDestroy) this.raw.resetAndDestroy()
-    else this.raw.destroy()
+    try {
+      if (this.raw.resetAndDestroy) return void this.raw.resetAndDestroy()
+    } catch {
+      // A TLSSocket of Node has the method and throws: there is no TCP handle of its own to reset.
+    }
+    this.raw.destroy()
   }
 
   pause(): void {
