@@ -19,7 +19,7 @@ import {
   FRAME,
   FRAME_BYTES_MAX,
 } from '../core/frame.ts'
-import type { Frame, FrameName } from '../core/frame.ts'
+import type { Frame, FrameName, VisitName } from '../core/frame.ts'
 import { formatKey, parseKey } from '../core/key.ts'
 import { Mux } from '../core/mux.ts'
 import type { MuxIds } from '../core/mux.ts'
@@ -142,6 +142,11 @@ export class Member implements SocketHandler {
   /** Made when the first stream needs it: most links of a relay carry none at any moment. */
   get mux(): Mux {
     return this.#mux ??= this.#openMux()
+  }
+
+  /** Own streams of one kind. */
+  count(kind: VisitName): number {
+    return this.#mux?.count(kind) ?? 0
   }
 
   /** Streams on this link, own and forwarded. */
@@ -301,6 +306,8 @@ export class Member implements SocketHandler {
     this.notice(error.code, error.hint ? `${error.message}. ${error.hint}` : error.message)
     const code = error.code.startsWith('quota/')
       ? CLOSE.tooMany
+      : error.code === 'relay/blocked'
+      ? CLOSE.revoked
       : error.code.startsWith('relay/')
       ? CLOSE.fault
       : CLOSE.notAdmitted
