@@ -8,6 +8,7 @@ import { Bed } from './bed.ts'
 import type { Cases } from './bed.ts'
 import { admissionCases } from './cases/admission.ts'
 import { ingressCases } from './cases/ingress.ts'
+import { lifeCases } from './cases/life.ts'
 import { linkCases } from './cases/links.ts'
 import { poolCases } from './cases/pools.ts'
 import { portCases } from './cases/ports.ts'
@@ -20,6 +21,7 @@ const ALL: readonly Cases[] = [
   ingressCases,
   poolCases,
   portCases,
+  lifeCases,
 ]
 
 export function conformance(name: string, start: StartRelay, can: Abilities): void {
@@ -27,7 +29,10 @@ export function conformance(name: string, start: StartRelay, can: Abilities): vo
   const bed = new Bed(start, can)
   test.before(() => bed.open())
   test.after.each(() => bed.clear())
-  test.after(() => bed.close())
+  test.after(async () => {
+    if (process.env['SOTTO_OUTPUT']) process.stderr.write(bed.relay?.output() ?? '')
+    await bed.close()
+  })
   for (const cases of ALL) cases(test, bed)
   test.run()
 }
