@@ -5,8 +5,14 @@ import type { Browser } from 'playwright-core'
 
 const EXECUTABLE = '/usr/bin/chromium'
 
-/** `spki`: SHA-256 of public keys, in base64, whose certificates need no authority. */
-export function openBrowser(spki: readonly string[]): Promise<Browser> {
+/**
+ * `spki`: SHA-256 of public keys, in base64, whose certificates need no authority. `local`: a pattern
+ * of host names that lead to this machine.
+ */
+export function openBrowser(
+  spki: readonly string[],
+  { local }: { local?: string } = {},
+): Promise<Browser> {
   return chromium.launch({
     executablePath: EXECUTABLE,
     timeout: 30_000,
@@ -20,6 +26,7 @@ export function openBrowser(spki: readonly string[]): Promise<Browser> {
       '--disable-component-update',
       '--disable-sync',
       '--no-proxy-server',
+      ...(local === undefined ? [] : [`--host-resolver-rules=MAP ${local} 127.0.0.1`]),
       `--ignore-certificate-errors-spki-list=${spki.join(',')}`,
     ],
   })

@@ -17,6 +17,9 @@ const MAIN = join(ROOT, 'agent', 'main.ts')
 /** For whatever should take a moment: late is an error, and never a hang. */
 const WAIT_MS_MAX = 20_000
 const OUTPUT_LENGTH_MAX = 4_000_000
+/** `sotto` itself leaves by this where it found a fault of its own. */
+const EXIT_FAULT = 70
+const CRASHES: readonly unknown[] = ['SIGSEGV', 'SIGILL', 'SIGABRT', 'SIGBUS', 'SIGFPE', 'SIGTRAP']
 
 export interface Line {
   event: string
@@ -136,6 +139,13 @@ export class Program {
     return over
   }
 
+  /** What went wrong in it that no test may pass over; undefined when nothing did. */
+  get fault(): Error | undefined {
+    const { code, signal } = this.over ?? { code: null, signal: null }
+    const crashed = code === EXIT_FAULT || CRASHES.includes(signal)
+    return crashed ? this.#problem('broke down') : undefined
+  }
+
   #look(): void {
     for (const look of [...this.#looks]) look()
   }
@@ -170,6 +180,7 @@ export class E2eWorld {
   readonly dir = mkdtempSync(join(tmpdir(), 'sotto-e2e-'))
   readonly #programs = new Set<Program>()
   readonly #closes: (() => unknown)[] = []
+  readonly #faults: Error[] = []
   readonly #onExit = (): void => {
     for (const program of this.#programs) program.signal('SIGKILL')
     rmSync(this.dir, { recursive: true, force: true })
@@ -200,7 +211,13 @@ export class E2eWorld {
       env: this.env(options.home ?? 'home', options.env),
     })
     this.#programs.add(program)
-    void program.ended.then(() => program.signal('SIGKILL'))
+    void program.ended.then(() => {
+      program.signal('SIGKILL')
+      if (!program.fault) return
+      this.#faults.push(program.fault)
+      // At once: what waits for it will only say that nothing came.
+      console.error(program.fault.message)
+    })
     return program
   }
 
@@ -269,6 +286,7 @@ export class E2eWorld {
     for (const close of this.#closes.reverse()) await close()
     process.off('exit', this.#onExit)
     rmSync(this.dir, { recursive: true, force: true })
+    if (this.#faults.length > 0) throw new AggregateError(this.#faults, String(this.#faults[0]))
   }
 }
 
