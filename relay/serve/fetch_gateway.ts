@@ -72,6 +72,7 @@ export class FetchAnswer implements VisitorAnswer {
   #read = false
   #controller: ReadableStreamDefaultController<Uint8Array> | undefined
   #answered = false
+  readonly #left = (): void => this.#exchange?.left()
 
   constructor(request: Request, resolve: (response: Response) => void) {
     this.#request = request
@@ -82,8 +83,13 @@ export class FetchAnswer implements VisitorAnswer {
   begin(exchange: GatewayExchange): void {
     this.#exchange = exchange
     // Runtimes abort the signal after a good end too; the exchange is over by then.
-    this.#request.signal.addEventListener('abort', () => exchange.left())
+    this.#request.signal.addEventListener('abort', this.#left)
     if (this.#wanted) this.#pump()
+  }
+
+  /** The exchange goes on without the request: its connection is a WebSocket now. */
+  switched(): void {
+    this.#request.signal.removeEventListener('abort', this.#left)
   }
 
   info(): void {

@@ -60,9 +60,7 @@ export async function serveSocket(
   { request, asked, answer }: {
     request: Request
     asked: VisitorRequest
-    answer(resolve: (response: Response) => void): VisitorAnswer & {
-      begin(exchange: GatewayExchange): void
-    }
+    answer(resolve: (response: Response) => void): PlainAnswer
   },
 ): Promise<Response> {
   const key = base64(crypto.getRandomValues(new Uint8Array(16)))
@@ -89,6 +87,12 @@ export async function serveSocket(
   })
 }
 
+/** What answers a service that does not switch. */
+export interface PlainAnswer extends VisitorAnswer {
+  begin(exchange: GatewayExchange): void
+  switched(): void
+}
+
 interface BridgeOptions {
   /** What the service has to answer to our key. */
   accept: string
@@ -97,7 +101,7 @@ interface BridgeOptions {
 }
 
 class SocketBridge implements VisitorAnswer {
-  readonly #plain: VisitorAnswer & { begin(exchange: GatewayExchange): void }
+  readonly #plain: PlainAnswer
   readonly #options: BridgeOptions
   readonly #frames: ServerFrames
   #exchange: GatewayExchange | undefined
@@ -110,7 +114,7 @@ class SocketBridge implements VisitorAnswer {
   #closing = false
 
   constructor(
-    plain: VisitorAnswer & { begin(exchange: GatewayExchange): void },
+    plain: PlainAnswer,
     options: BridgeOptions,
   ) {
     this.#plain = plain
@@ -141,6 +145,7 @@ class SocketBridge implements VisitorAnswer {
       return this.#refuse()
     }
     this.#switched = true
+    this.#plain.switched()
     const socket = this.#options.switchTo(fieldOf(head.headers, 'sec-websocket-protocol'))
     if (!socket) return this.#refuse()
     this.#socket = socket
