@@ -82,23 +82,11 @@ export async function openLink(
     ended(end: LinkEnd): void
   },
 ): Promise<Socket> {
-  const { relay, clock } = ports
-  const origin = relay.origin.replace(/^http/, 'ws')
+  const { clock } = ports
+  const origin = ports.relay.origin.replace(/^http/, 'ws')
   const opened = await ports.open(`${origin}/v1/link/${formatKey(link.target)}`)
   const { socket } = opened
-  const admission = new AgentAdmission({
-    crypto: ports.crypto,
-    identity: ports.identity,
-    target: link.target,
-    role: link.role,
-    dialledName: relay.hostname.replace(/^\[|\]$/g, ''),
-    certificate: opened.certificate,
-    certificateTrusted: opened.trusted,
-    pin: (relayPublic) => ports.pin(relayPublic),
-    credential: ports.credential,
-    group16: ports.group16,
-    version: ports.version,
-  })
+  const admission = admissionOf(ports, { ...link, opened })
   let over = false
   let notice: TunnelError | undefined
   const end = (code: number, reason: string, error?: TunnelError): void => {
@@ -148,6 +136,25 @@ export async function openLink(
   })
   socket.send(encodeFrame('hello', 0, admission.hello()))
   return socket
+}
+
+function admissionOf(
+  ports: LinkPorts,
+  link: { role: 'home' | 'visit'; target: Uint8Array; opened: OpenedSocket },
+): AgentAdmission {
+  return new AgentAdmission({
+    crypto: ports.crypto,
+    identity: ports.identity,
+    target: link.target,
+    role: link.role,
+    dialledName: ports.relay.hostname.replace(/^\[|\]$/g, ''),
+    certificate: link.opened.certificate,
+    certificateTrusted: link.opened.trusted,
+    pin: (relayPublic) => ports.pin(relayPublic),
+    credential: ports.credential,
+    group16: ports.group16,
+    version: ports.version,
+  })
 }
 
 /** A relay is not believed to send the right types. Throws `link/welcome`. */

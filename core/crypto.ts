@@ -294,6 +294,12 @@ function overNode(node: NodeCrypto): Probed {
       if (equal(shared, new Uint8Array(KEY_BYTES))) throw zeroShared()
       return shared
     },
+    ...gcmOverNode(node),
+  }
+}
+
+function gcmOverNode(node: NodeCrypto): Pick<Crypto, 'aesGcmSeal' | 'aesGcmOpen'> {
+  return {
     aesGcmSeal({ key32, nonce12, associated, plaintext }) {
       needGcm(key32, nonce12)
       const cipher = node.createCipheriv('aes-256-gcm', key32, nonce12, GCM_OPTIONS)

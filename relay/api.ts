@@ -185,6 +185,16 @@ function credentialRoutes(api: Api, ports: AppPorts, kind: 'key' | 'token'): voi
       return c.json({ secret, credential: shapes.showCredential(record) }, 201)
     },
   )
+  revokeRoute(api, ports, { tag, title, what, kinds })
+}
+
+function revokeRoute(
+  api: Api,
+  ports: AppPorts,
+  of: { tag: string; title: string; what: string; kinds: readonly CredentialKind[] },
+): void {
+  const { credentials, log } = ports
+  const { tag, title, what, kinds } = of
   api.openapi(
     createRoute({
       method: 'delete',

@@ -41,6 +41,7 @@ import {
 } from './rules.ts'
 import type { Place } from './rules.ts'
 import type { Settings } from './settings.ts'
+import { countVisitor, readGauges, refusal } from './tally.ts'
 import { Visitors } from './visitors.ts'
 
 /** What a stalled visitor of the ingress may cost: its stream's receive window. */
@@ -134,7 +135,7 @@ export class Relay implements MemberOwner {
       crypto,
       endpoints: this.endpoints,
       hold: (address, scope) => this.#hold(address, scope),
-      outcome: (result) => this.#outcome(result),
+      outcome: (result) => countVisitor(ports.metrics, result),
     })
     const admits = (address: string, scope: string): boolean =>
       quota.take('visitors', { address }).ok && quota.take('visitors', { scope }).ok
@@ -171,7 +172,11 @@ export class Relay implements MemberOwner {
           ? ports.metrics.packetsDropped.add({ reason: 'other' }, count)
           : ports.metrics.packets.add({ direction: result }, count),
     })
-    this.#gauges()
+    readGauges(ports.metrics, {
+      hubs: this.#hubs,
+      visitors: this.visitors,
+      draining: () => this.#draining,
+    })
     ports.credentials.onRevoked((grant) => {
       this.cut((member) => member.authorised?.grant === grant, 'its credential was revoked')
     })
@@ -215,41 +220,6 @@ export class Relay implements MemberOwner {
 
   get draining(): boolean {
     return this.#draining
-  }
-
-  /** What is counted when it is asked for, not as it changes. */
-  #gauges(): void {
-    const { metrics } = this.#ports
-    const count = (of: (member: Member) => number): number => {
-      let sum = 0
-      for (const hub of this.#hubs.values()) for (const member of hub.members()) sum += of(member)
-      return sum
-    }
-    for (const role of ['home', 'visit'] as const) {
-      metrics.links.cell({ role }).read(() => count((member) => (member.role === role ? 1 : 0)))
-    }
-    for (const kind of ['tls', 'raw', 'http', 'udp'] as const) {
-      metrics.streams.cell({ kind }).read(() => count(({ mux }) => mux.count(kind)))
-    }
-    // What a visit link brings is forwarded frame by frame, and the relay's own mux has no part in it.
-    metrics.streams.cell({ kind: 'connect' }).read(() =>
-      count(({ forwards, role }) => role === 'visit' ? forwards.size : 0)
-    )
-    for (const route of ['passthrough', 'inspectable', 'raw', 'udp'] as const) {
-      metrics.visitorsActive.cell({ route }).read(() => {
-        let sum = 0
-        for (const { endpoint } of this.visitors.all()) if (routeOf(endpoint) === route) sum++
-        return sum
-      })
-    }
-    metrics.bulkLinksIdle.cell({}).read(() => {
-      let sum = 0
-      for (const hub of this.#hubs.values()) {
-        for (const group of hub.groups.values()) sum += group.bulk.size
-      }
-      return sum
-    })
-    metrics.draining.cell({}).read(() => (this.#draining ? 1 : 0))
   }
 
   get links(): number {
@@ -551,50 +521,5 @@ export class Relay implements MemberOwner {
       for (const member of [...hub.members()]) member.close(CLOSE.restarting, 'going down')
     }
     await this.publicPorts?.closeAll()
-  }
-
-  #outcome(result: Parameters<ConstructorParameters<typeof Visitors>[0]['outcome']>[0]): void {
-    const { metrics } = this.#ports
-    const route = routeOf(result.endpoint)
-    const words = { done: 'served', left: 'aborted', gone: 'unreachable' } as const
-    metrics.visitors.add({
-      route,
-      result: result.result in words
-        ? words[result.result as keyof typeof words]
-        : (result.result as 'refused' | 'timeout'),
-    })
-    metrics.bytes.add({ route, direction: 'in' }, result.forth)
-    metrics.bytes.add({ route, direction: 'out' }, result.back)
-  }
-}
-
-function routeOf(endpoint: Endpoint): 'passthrough' | 'inspectable' | 'raw' | 'udp' {
-  if (endpoint.mode === 'verified') return 'passthrough'
-  if (endpoint.mode === 'inspectable') return 'inspectable'
-  return endpoint.kind === 'udp' ? 'udp' : 'raw'
-}
-
-function refusal(reason: string): Parameters<Metrics['refused']['add']>[0]['reason'] {
-  switch (reason) {
-    case 'no-server-name':
-      return 'no_name'
-    case 'unknown-name':
-    case 'unknown-endpoint':
-      return 'unknown_name'
-    case 'not-tls':
-    case 'not-http':
-      return 'protocol'
-    case 'too-slow':
-      return 'timeout'
-    case 'bad-ticket':
-      return 'ticket'
-    case 'quota':
-    case 'blocked':
-    case 'draining':
-      return reason
-    case 'crowded':
-      return 'overload'
-    default:
-      return reason.startsWith('agent-') ? 'other' : 'hello'
   }
 }

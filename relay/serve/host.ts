@@ -6,7 +6,7 @@ import { chmod, mkdir, readFile, rename, stat, writeFile } from 'node:fs/promise
 import { homedir } from 'node:os'
 import { dirname, join } from 'node:path'
 import type { RelayIdentity } from '../../core/admit.ts'
-import type { Clock } from '../../core/clock.ts'
+import type { Clock, Timer } from '../../core/clock.ts'
 import type { Crypto } from '../../core/crypto.ts'
 import { TunnelError } from '../../core/errors.ts'
 import { fingerprint, generateIdentity } from '../../core/key.ts'
@@ -72,14 +72,56 @@ export function defaultDirectory(env: Record<string, string | undefined>): strin
   return join(base, 'relay')
 }
 
-export async function openHost(options: {
+export interface HostOptions {
   settings: Settings
   store: Store
   crypto: Crypto
   runtime: string
   version: string
   write(line: string): void
-}): Promise<Host> {
+}
+
+export async function openHost(options: HostOptions): Promise<Host> {
+  const { settings, store } = options
+  const { ports, tls, watches, adminKey } = await openServices(options)
+  let port = settings.publicPort
+  const publicPort = (): number => port
+  return {
+    ports,
+    tls,
+    store,
+    publicPort,
+    appPorts: (relay, http) => ({
+      ...appPorts(ports, relay),
+      store,
+      runtime: options.runtime.split(' ')[0]!,
+      publicPort,
+      ...http,
+    }),
+    listening(bound) {
+      if (port === 0) port = bound
+    },
+    running: (relay, listener) =>
+      running(ports, {
+        relay,
+        port: listener.port,
+        certificate: tls.cert,
+        adminKey,
+        stop: async () => {
+          for (const watch of watches) watch.cancel()
+          await listener.stop()
+        },
+      }),
+  }
+}
+
+/** Reads or makes what is kept on disk, and opens what stands on it. */
+async function openServices(options: HostOptions): Promise<{
+  ports: Shared
+  tls: CertificatePair
+  watches: Timer[]
+  adminKey: string | undefined
+}> {
   const { settings, store, crypto, version } = options
   const clock = systemClock
   const log = createLog({
@@ -113,71 +155,51 @@ export async function openHost(options: {
     names,
     certificates: [await certificateHash(tls.cert)],
   }
-  let port = settings.publicPort
+  const ports: Shared = {
+    clock,
+    crypto,
+    identity: relayIdentity,
+    credentials,
+    registry,
+    quota,
+    metrics,
+    log,
+    settings: { ...settings, names },
+    version,
+    ...(verifyCertificate ? { verifyCertificate } : {}),
+  }
+  return { ports, tls, watches, adminKey: admin?.secret }
+}
+
+type Shared = Host['ports']
+
+/** What the HTTP app is told of a relay that runs on a machine with raw sockets. */
+function appPorts(
+  ports: Shared,
+  relay: Relay,
+): Omit<AppPorts, 'store' | 'runtime' | 'publicPort' | 'upgrade' | 'remoteAddress'> {
+  const { bulkIdle, inspectable } = ports.settings
   return {
-    ports: {
-      clock,
-      crypto,
-      identity: relayIdentity,
-      credentials,
-      registry,
-      quota,
-      metrics,
-      log,
-      settings: { ...settings, names },
-      version,
-      ...(verifyCertificate ? { verifyCertificate } : {}),
-    },
-    tls,
-    store,
-    publicPort: () => port,
-    appPorts: (relay, http) => ({
-      clock,
-      crypto,
-      credentials,
-      registry,
-      quota,
-      metrics,
-      log,
-      store,
-      identity,
-      settings,
-      version,
-      runtime: options.runtime.split(' ')[0]!,
-      abilities: {
-        rawTcp: true,
-        rawUdp: true,
-        bulkLinks: settings.bulkIdle > 0,
-        inspectable: settings.inspectable,
-      },
-      publicPort: () => port,
-      draining: () => relay.draining,
-      agents: (scope) => relay.agents(scope),
-      ...http,
-    }),
-    listening(bound) {
-      if (port === 0) port = bound
-    },
-    running(relay, listener) {
-      const stop = async (): Promise<void> => {
-        for (const watch of watches) watch.cancel()
-        await listener.stop()
-      }
-      return {
-        port: listener.port,
-        identity: identity.public,
-        fingerprint: fingerprint(crypto, identity.public),
-        certificate: tls.cert,
-        relay,
-        credentials,
-        registry,
-        adminKey: admin?.secret,
-        drain: async (graceMs = settings.graceSeconds * 1000) => {
-          await relay.drain(graceMs)
-          await stop()
-        },
-        stop,
-      }
+    ...ports,
+    abilities: { rawTcp: true, rawUdp: true, bulkLinks: bulkIdle > 0, inspectable },
+    draining: () => relay.draining,
+    agents: (scope) => relay.agents(scope),
+  }
+}
+
+function running(
+  { crypto, identity, credentials, registry, settings }: Shared,
+  of: Pick<RunningRelay, 'relay' | 'port' | 'certificate' | 'adminKey' | 'stop'>,
+): RunningRelay {
+  return {
+    ...of,
+    identity: identity.public,
+    fingerprint: fingerprint(crypto, identity.public),
+    credentials,
+    registry,
+    drain: async (graceMs = settings.graceSeconds * 1000) => {
+      await of.relay.drain(graceMs)
+      await of.stop()
     },
   }
 }

@@ -74,12 +74,6 @@ export async function serveGateway(
   server.on('request', serve)
   // Whether to go on is the upstream's to say; its 100 comes as an interim response.
   server.on('checkContinue', serve)
-  server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) => {
-    refuse(request, response, {
-      status: 417,
-      found: 'an expectation other than 100-continue',
-    })
-  })
   server.on('upgrade', (request: IncomingMessage, socket: Duplex, first: Buffer) => {
     socket.on('error', () => {})
     const address = options.address(request.socket.remotePort ?? 0)
@@ -87,6 +81,29 @@ export async function serveGateway(
     // Its body would come unframed: the runtime has stopped parsing.
     if (hasBody(request)) return sayAndClose(socket, plain(400, 'Bad Request'))
     new UpgradeAnswer(request, socket, first).serve(gateway, address)
+  })
+  refuseTheRest(server)
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject)
+    server.listen(0, LOOPBACK, () => resolve())
+  })
+  return {
+    port: (server.address() as AddressInfo).port,
+    close: () =>
+      new Promise((resolve) => {
+        server.close(() => resolve())
+        server.closeAllConnections()
+      }),
+  }
+}
+
+/** What no exchange can be made of, each with its answer. */
+function refuseTheRest(server: https.Server): void {
+  server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) => {
+    refuse(request, response, {
+      status: 417,
+      found: 'an expectation other than 100-continue',
+    })
   })
   server.on('connect', (_: IncomingMessage, socket: Duplex) => {
     socket.on('error', () => {})
@@ -105,18 +122,6 @@ export async function serveGateway(
     const [status, words] = clientError(error.code ?? '')
     sayAndClose(socket, plain(status, words))
   })
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject)
-    server.listen(0, LOOPBACK, () => resolve())
-  })
-  return {
-    port: (server.address() as AddressInfo).port,
-    close: () =>
-      new Promise((resolve) => {
-        server.close(() => resolve())
-        server.closeAllConnections()
-      }),
-  }
 }
 
 function clientError(code: string): [status: number, words: string] {
