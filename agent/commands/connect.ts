@@ -345,6 +345,8 @@ function describe(error: unknown): string {
 }
 
 function peerName({ username }: World): string {
+  // What the system says where it knows no name.
+  if (username === 'unknown') return 'friend'
   return /^[a-z0-9][a-z0-9._-]{0,62}$/i.test(username) ? username : 'friend'
 }
 
