@@ -228,7 +228,8 @@ export function nativeCallbacks(accepted?: (conn: NativeConn) => void): {
     data: (socket, bytes) => socket.data.received(bytes),
     drain: (socket) => socket.data.writable(),
     end: (socket) => socket.data.readEnded(),
-    close: (socket, error) => socket.data.gone(error instanceof Error ? error : undefined),
-    error: (socket, error) => socket.data.gone(error),
+    // A TLS handshake that fails ends before `open`: then there is no connection to tell.
+    close: (socket, error) => socket.data?.gone(error instanceof Error ? error : undefined),
+    error: (socket, error) => socket.data?.gone(error),
   }
 }

@@ -208,7 +208,8 @@ export class Ingress {
     }
     const { conn, bytes } = this.#take(peek)
     ports.visitors.carry(conn, { endpoint, kind: 'tls', first: bytes }, (why) => {
-      ports.refused(`agent-${why}`, { address: conn.remoteAddress, serverName: name })
+      const reason = why === 'quota' ? why : `agent-${why}`
+      ports.refused(reason, { address: conn.remoteAddress, serverName: name })
       this.#goodbye(conn, encodeAlert(TLS_ALERTS.internal_error))
     })
   }

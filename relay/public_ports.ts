@@ -142,7 +142,8 @@ export class PublicPorts {
       const endpoint = endpoints.get(name)
       if (!this.#admits(endpoint, conn.remoteAddress)) return conn.abort()
       visitors.carry(conn, { endpoint, kind: 'raw', first: EMPTY }, (why) => {
-        this.#ports.refused(`agent-${why}`, { address: conn.remoteAddress })
+        const reason = why === 'quota' ? why : `agent-${why}`
+        this.#ports.refused(reason, { address: conn.remoteAddress })
         conn.abort()
       })
     })

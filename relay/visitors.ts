@@ -34,6 +34,8 @@ export interface VisitorsPorts {
   crypto: Crypto
   clock: Clock
   endpoints: Endpoints
+  /** Counts one more visitor of them until it is called; undefined: they have as many as they may. */
+  hold(address: string, scope: string): (() => void) | undefined
   /** Told once for each visitor: how it went. */
   outcome(result: {
     endpoint: Endpoint
@@ -60,6 +62,7 @@ interface Live {
   bytes: { forth: number; back: number }
   sinceMs: number
   carrier: Conn | undefined
+  release: () => void
 }
 
 export class Visitors {
@@ -105,10 +108,12 @@ export class Visitors {
   carry(
     conn: Conn,
     what: { endpoint: Endpoint; kind: VisitName; first: Uint8Array },
-    refused: (why: 'refused' | 'timeout' | 'gone') => void,
+    refused: (why: 'refused' | 'timeout' | 'gone' | 'quota') => void,
   ): void {
     const { clock, endpoints } = this.#ports
     const { endpoint, kind, first } = what
+    const release = this.#ports.hold(conn.remoteAddress, endpoint.scope)
+    if (!release) return refused('quota')
     const live: Live = {
       conn,
       endpoint,
@@ -120,6 +125,7 @@ export class Visitors {
       bytes: { forth: 0, back: 0 },
       sinceMs: clock.now(),
       carrier: undefined,
+      release,
     }
     this.#live.add(live)
     // Nothing more is taken in while an agent is asked, so what is held stays what was peeked; a
@@ -243,6 +249,7 @@ export class Visitors {
 
   #leave(live: Live, result: 'done' | 'refused' | 'timeout' | 'gone' | 'left'): void {
     if (!this.#live.delete(live)) return
+    live.release()
     this.#ports.outcome({
       endpoint: live.endpoint,
       route: live.route,

@@ -15,9 +15,13 @@ export const LOOPBACK = '127.0.0.1'
 /** A ticket inside TLS is awaited as long as one in clear. */
 const TICKET_MS_MAX = 3000
 
+/** From the ClientHello to a good ticket, for a connection that is to become a bulk link. */
+const PROVE_MS_MAX = 10_000
+
 export class Inside {
   readonly #connect: (port: number) => Promise<{ conn: Conn; localPort: number }>
   readonly #addresses = new Map<number, string>()
+  readonly #unproven = new Map<number, () => void>()
 
   /** `connect` opens a connection to a loopback port and says which local port it has. */
   constructor(connect: (port: number) => Promise<{ conn: Conn; localPort: number }>) {
@@ -29,21 +33,50 @@ export class Inside {
     return this.#addresses.get(port)
   }
 
-  /** Joins a peeked connection to the server on `port`. */
-  join(conn: Conn, { first, port }: { first: Uint8Array; port: number }): void {
+  /** The connection from this loopback port has shown a ticket; from then on it may be idle. */
+  proven(port: number): void {
+    this.#unproven.get(port)?.()
+  }
+
+  /**
+   * Joins a peeked connection to the server on `port`; `left` is called when it is closed. With
+   * `clock` it has to be `proven` in time, and has left then: an agent's pool is counted by its link.
+   */
+  join(
+    conn: Conn,
+    { first, port, left, clock }: {
+      first: Uint8Array
+      port: number
+      left(): void
+      clock?: Clock
+    },
+  ): void {
     conn.hold()
     this.#connect(port).then(({ conn: inner, localPort }) => {
       this.#addresses.set(localPort, conn.remoteAddress)
-      splice(conn, inner, () => void this.#addresses.delete(localPort))
+      const late = clock?.after(PROVE_MS_MAX, () => conn.abort())
+      const proven = (): void => {
+        late?.cancel()
+        this.#unproven.delete(localPort)
+        left()
+      }
+      if (late) this.#unproven.set(localPort, proven)
+      splice(conn, inner, () => {
+        this.#addresses.delete(localPort)
+        proven()
+      })
       inner.write(first)
-    }, () => conn.abort())
+    }, () => {
+      left()
+      conn.abort()
+    })
   }
 }
 
 /** A connection inside TLS that must begin with a ticket. */
 export function awaitTicket(
   conn: Conn,
-  ports: { clock: Clock; claim(conn: Conn, ticket: Ticket): boolean },
+  ports: { clock: Clock; inside: Inside; claim(conn: Conn, ticket: Ticket): boolean },
 ): void {
   let held = new Uint8Array(0)
   const late = ports.clock.after(TICKET_MS_MAX, () => conn.abort())
@@ -55,6 +88,7 @@ export function awaitTicket(
         if (ticket === 'more') return
         late.cancel()
         if (held.length > TICKET_BYTES || !ports.claim(conn, ticket)) conn.abort()
+        else ports.inside.proven(conn.remotePort)
       } catch {
         conn.abort()
       }

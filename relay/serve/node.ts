@@ -49,9 +49,10 @@ export async function startRelay(
     ...host.ports,
     publicPort: () => host.publicPort(),
     net: { listen, udp },
-    app: (conn, first) => inside.join(conn, { first, port: servers.https }),
-    readable: (conn, first) => inside.join(conn, { first, port: servers.gateway }),
-    bulkTls: (conn, first) => inside.join(conn, { first, port: servers.bulk }),
+    app: (conn, first, left) => inside.join(conn, { first, port: servers.https, left }),
+    readable: (conn, first, left) => inside.join(conn, { first, port: servers.gateway, left }),
+    bulkTls: (conn, first, left) =>
+      inside.join(conn, { first, port: servers.bulk, left, clock: host.ports.clock }),
   })
   const https = await serveHttps(host, { relay, inside })
   const bulk = await listen(
@@ -59,6 +60,7 @@ export async function startRelay(
     (conn) =>
       awaitTicket(conn, {
         clock: relay.clock,
+        inside,
         claim: (conn, ticket) => relay.claimBulk(conn, ticket),
       }),
   )
