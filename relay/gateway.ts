@@ -20,7 +20,15 @@ import {
 } from '../core/exchange.ts'
 import { EMPTY } from '../core/bytes.ts'
 import { RESET, type Visit } from '../core/frame.ts'
-import { type Stream, StreamReset } from '../core/mux.ts'
+import type { Stream } from '../core/mux.ts'
+import {
+  badGateway,
+  busy,
+  openProblem,
+  requestProblem,
+  resetProblem,
+  unknownName,
+} from './outage.ts'
 import { failure } from './pages/failure.ts'
 import { Problem, problemOf } from './problem.ts'
 import { readRequest, type VisitorRequest } from './request_head.ts'
@@ -31,8 +39,6 @@ export type { VisitorRequest } from './request_head.ts'
 const ATTEMPTS_MAX = 3
 /** Exchanges of this process at once; more are answered with 503. */
 const EXCHANGES_MAX = 16_384
-/** What `Retry-After` says where nothing better is known. */
-const RETRY_SECONDS = 5
 
 /** How long an exchange waits for whom. */
 export interface GatewayLimits {
@@ -459,74 +465,5 @@ export class GatewayExchange {
     // Limits change with the state, so the shortest says when to look again.
     const lookMs = Math.min(leftMs, idleMs, answerMs, quietMs)
     this.#timer = this.#gateway.ports.clock.after(lookMs, () => this.#watch())
-  }
-}
-
-function requestProblem(error: unknown): Problem {
-  if (isTunnelError(error, 'exchange/size')) {
-    return new Problem(431, { code: 'http/head', message: error.message })
-  }
-  if (isTunnelError(error, 'exchange/head')) {
-    return new Problem(400, { code: 'http/head', message: error.message })
-  }
-  return problemOf(error)
-}
-
-function unknownName(name: string): Problem {
-  return new Problem(404, {
-    code: 'http/unknown',
-    message: `Cannot find the tunnel "${name}": nobody serves it now`,
-    hint: 'If it is yours, start its agent and load this page again.',
-  })
-}
-
-function badGateway(why: string): Problem {
-  return new Problem(502, { code: 'http/gateway', message: `Cannot reach the service: ${why}` })
-}
-
-function busy(why: string): Problem {
-  return new Problem(503, {
-    code: 'http/overload',
-    message: `Cannot answer now: ${why}`,
-    headers: { 'retry-after': String(RETRY_SECONDS) },
-  })
-}
-
-/** Why a stream could not even be opened. */
-function openProblem(error: unknown): Problem {
-  if (isTunnelError(error, 'mux/limit')) return busy('the agent has too many requests at once')
-  if (isTunnelError(error) && /^(hub|mux)\//.test(error.code)) {
-    return badGateway('its agent is gone')
-  }
-  return problemOf(error)
-}
-
-/** Why a stream ended before a response. What the agent says is told as it is. */
-function resetProblem(error: Error): Problem {
-  const reset = error instanceof StreamReset ? error : undefined
-  const reason = reset?.reason ?? ''
-  switch (reset?.code) {
-    case 'stream/unreachable':
-      return badGateway(reason === '' ? 'the agent cannot reach it' : reason)
-    case 'stream/timeout':
-      return new Problem(504, {
-        code: 'http/timeout',
-        message: `Cannot reach the service: ${
-          reason === '' ? 'its agent does not answer' : reason
-        }`,
-      })
-    case 'stream/overload':
-    case 'stream/draining':
-    case 'stream/quota':
-      return busy(reason === '' ? 'too many requests at once' : reason)
-    case 'stream/blocked':
-      return new Problem(403, {
-        code: 'relay/blocked',
-        message: 'This tunnel was blocked by its relay',
-      })
-    case 'stream/gone':
-      return badGateway('its agent is gone')
-    default:
-      return badGateway(reason === '' ? 'its agent broke off' : reason)
   }
 }

@@ -30,7 +30,7 @@ const faults = suite('relay/gateway faults')
 const GET = `GET / HTTP/1.1\r\nHost: ${HOST}\r\nConnection: close\r\n\r\n`
 const NOWHERE: Upstream = { kind: 'tcp', host: '127.0.0.1', port: 1, text: 'http://127.0.0.1:1' }
 
-let closers: (() => Promise<void>)[] = []
+const closers: (() => Promise<void>)[] = []
 
 faults.after.each(async () => {
   for (const close of closers.splice(0).reverse()) await close()
