@@ -73,9 +73,15 @@ export function ensureInstalled() {
   const reason = staleness()
   if (reason !== undefined) {
     process.stderr.write(`installing what package-lock.json pins, once: ${reason}\n`)
-    const result = npm(['ci', '--include=dev', '--no-audit', '--no-fund', '--loglevel=error'])
+    const quiet = ['--include=dev', '--no-audit', '--no-fund', '--loglevel=error']
+    let result = npm(['ci', ...quiet])
+    if (/EUSAGE/.test(result.stderr ?? '')) {
+      // A registry that lacks a package for some other platform makes a lockfile that `ci` calls
+      // incomplete; `install` holds to what is pinned, and asks again for what is not.
+      result = npm(['install', '--no-save', ...quiet])
+    }
     if (result.error || result.status !== 0) {
-      give('Cannot install: npm ci failed.', result.error?.message ?? result.stderr)
+      give('Cannot install: npm failed.', result.error?.message ?? result.stderr.slice(0, 2000))
     }
   }
   if (bunIsWhole()) return
