@@ -50,6 +50,8 @@ interface Flow {
   bytesOut: number
   packetsIn: number
   packetsOut: number
+  /** Of those that the stream dropped, how many were told. */
+  dropped: number
 }
 
 interface Open {
@@ -172,6 +174,7 @@ export class PublicPorts {
         flow.packetsIn++
         this.#ports.packets(1, 'in')
         flow.stream.sendPacket(bytes)
+        this.#countDrops(flow)
       },
     )
     const close = async (): Promise<void> => {
@@ -179,6 +182,14 @@ export class PublicPorts {
       await datagrams.close()
     }
     return { port: datagrams.port, close }
+  }
+
+  /** The stream drops the oldest for a newer one; here that becomes a number that people see. */
+  #countDrops(flow: Flow): void {
+    const count = flow.stream.packetsDropped - flow.dropped
+    if (count === 0) return
+    flow.dropped += count
+    this.#ports.packets(count, 'dropped')
   }
 
   #flow(
@@ -209,6 +220,7 @@ export class PublicPorts {
       bytesOut: 0,
       packetsIn: 0,
       packetsOut: 0,
+      dropped: 0,
     }
     stream.onPacket = (bytes) => {
       const proven = flow.packetsIn >= PROVEN_PACKETS && flow.packetsOut > 0
@@ -226,6 +238,7 @@ export class PublicPorts {
       end: () => {},
       closed: () => {
         serving.active--
+        this.#countDrops(flow)
         flows.delete(id)
       },
     })
