@@ -276,8 +276,12 @@ export class Hub {
         break
       // Datagrams need no credit, so on a stream of bytes they would pass its police.
       case FRAME.packet:
-      case FRAME.open:
         return this.#end(join, RESET.protocol)
+      case FRAME.open:
+        throw new TunnelError(
+          'hub/order',
+          `Cannot accept stream ${frame.id}: found an id that is in use`,
+        )
     }
     this.#relay(join.members[side], join.members[other], readdress(message, join.ids[other]))
   }
