@@ -32,6 +32,8 @@ const ASKING_MAX = 8
 const SEEN_MAX = 64
 /** One knocker is looked up no more often than this. */
 const KNOCK_MS = 2000
+/** A passport that a visitor's certificate made us ask for is not asked for again so soon. */
+const FRESH_MS = 500
 /** KEYs that a certificate may claim before it is not looked at further. */
 const CLAIMS_MAX = 3
 
@@ -99,6 +101,7 @@ export class Guests {
   /** Certificates of strangers, in hex → DER. */
   readonly #seen = new Map<string, Uint8Array>()
   readonly #knocks = new Map<string, number>()
+  readonly #asked = new Map<string, { atMs: number; hashes: Promise<string[] | undefined> }>()
   #stopWatch: (() => void) | undefined
   #timer: Timer | undefined
   #running: Promise<void> | undefined
@@ -161,18 +164,46 @@ export class Guests {
           if (!admit) return tls.serve(carrier, first, options)
           return tls.serve(carrier, first, {
             ...options,
-            admit: (der) => {
-              const admitted = admit(der)
-              if (!admitted && der) {
-                if (this.#seen.size >= SEEN_MAX) this.#seen.clear()
-                this.#seen.set(hex(crypto.sha256(der)), der)
-              }
-              return admitted
+            admit: async (der) => {
+              if (await admit(der)) return true
+              if (!der) return false
+              const hash = hex(crypto.sha256(der))
+              if (await this.#learned(der, hash)) return await admit(der)
+              if (this.#seen.size >= SEEN_MAX) this.#seen.clear()
+              this.#seen.set(hash, der)
+              return false
             },
           })
         },
       },
     }
+  }
+
+  /**
+   * Whether the certificate is one of somebody whom we let in, only newer than what we know of them:
+   * on a first visit the passport that names it was published a moment ago. Strangers' names are not
+   * asked about.
+   */
+  async #learned(der: Uint8Array, hash: string): Promise<boolean> {
+    for (const key of claimedKeys(der)) {
+      const name = this.#nameOf(key)
+      if (name === undefined || !(await this.#fresh(key))?.includes(hash)) continue
+      this.#identities.set(key, name)
+      this.#certificates.set(hash, name)
+      return true
+    }
+    return false
+  }
+
+  /** Certificates of one whom we let in, asked for at most every `FRESH_MS`, whoever pretends to be it. */
+  #fresh(key: string): Promise<string[] | undefined> {
+    const now = this.#world.clock.monotonic()
+    const last = this.#asked.get(key)
+    if (last && now - last.atMs < FRESH_MS) return last.hashes
+    if (this.#asked.size >= IDENTITIES_MAX) this.#asked.clear()
+    const hashes = this.#vouched(key)
+    this.#asked.set(key, { atMs: now, hashes })
+    return hashes
   }
 
   /** Somebody was refused: finds out who, and lets in next time whose passport is only newer. */

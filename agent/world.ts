@@ -159,9 +159,9 @@ export interface TlsServeOptions {
   readonly chooseAlpn?: (offered: readonly string[]) => string | undefined
   /**
    * Asks for a client certificate and admits those for which this says true; no CA is consulted. It gets
-   * the leaf in DER, and undefined from a client that sent none.
+   * the leaf in DER, and undefined from a client that sent none. While it thinks, nothing is read.
    */
-  readonly admit?: (certificate: Uint8Array | undefined) => boolean
+  readonly admit?: (certificate: Uint8Array | undefined) => boolean | Promise<boolean>
   /** Whole handshake; default 10 s. */
   readonly timeoutMs?: number
 }

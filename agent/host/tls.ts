@@ -88,7 +88,8 @@ async function serve(
   first: Uint8Array,
   options: TlsServeOptions,
 ): Promise<TlsConn> {
-  const asks = options.admit !== undefined
+  const { admit } = options
+  const asks = admit !== undefined
   let secureContext: tls.SecureContext
   try {
     secureContext = contextOf(options.identity, asks)
@@ -116,17 +117,20 @@ async function serve(
     event: 'secure',
     timeoutMs: options.timeoutMs ?? HANDSHAKE_MS,
     subject: 'visitor',
-    check() {
+    // A promise only where there is somebody to ask: visitors of open endpoints wait for nothing.
+    check: admit && (async () => {
       const leaf = leafOf(socket)
-      if (options.admit === undefined || options.admit(leaf)) return
-      refuse(socket, { below, secret, alert: leaf ? 'access_denied' : 'certificate_required' })
+      if (await admit(leaf)) return
+      const alert = leaf ? 'access_denied' : 'certificate_required'
+      // Whoever left meanwhile cannot be told anything.
+      if (!socket.destroyed) refuse(socket, { below, secret, alert })
       throw new TunnelError(
         'tls/refused',
         leaf
           ? 'Cannot admit visitor: its certificate is not among those allowed'
           : 'Cannot admit visitor: it showed no certificate',
       )
-    },
+    }),
   })
 }
 
@@ -259,7 +263,7 @@ interface Handshake {
   timeoutMs: number
   subject: string
   /** Throws to refuse. It closes the socket itself or leaves that to the caller of it. */
-  check(): void
+  check: (() => void | Promise<void>) | undefined
 }
 
 function handshake(socket: tls.TLSSocket, options: Handshake): Promise<TlsConn> {
@@ -274,7 +278,9 @@ function handshake(socket: tls.TLSSocket, options: Handshake): Promise<TlsConn> 
         ),
       options.timeoutMs,
     )
+    let over = false
     function release(): void {
+      over = true
       clearTimeout(timer)
       socket.removeListener(options.event, done)
       socket.removeListener('close', closed)
@@ -298,10 +304,13 @@ function handshake(socket: tls.TLSSocket, options: Handshake): Promise<TlsConn> 
     function closed(): void {
       broken(new Error('the connection was closed'))
     }
-    function done(): void {
+    async function done(): Promise<void> {
       try {
-        options.check()
+        const checked = options.check?.()
+        if (checked) await checked
+        if (over) return
       } catch (error) {
+        if (over) return
         release()
         // A refusal that sent its own alert closes the socket when that is read.
         if (!(error instanceof TunnelError && error.code === 'tls/refused')) socket.destroy()

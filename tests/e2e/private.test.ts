@@ -155,7 +155,12 @@ test('connect is refused, the agent names the command, and after it connect gets
 })
 
 test('--allow KEY lets one identity in, and no other; --listen carries many at once', async () => {
-  const agent = await serve('listed', ['--allow', guest['key']])
+  const newcomer = await world.sottoRun(['identity', '--json'], { home: 'newcomer' })
+  const { key } = JSON.parse(newcomer.stdout)
+  const agent = await serve('listed', ['--allow', guest['key'], '--allow', key])
+  // Its passport is published by this very visit: nobody can have known of it.
+  const visit = await carry('listed', 'first of all', joins('newcomer'))
+  assert.is(visit.stdout, 'first of all', visit.stderr)
   const { program, port } = await listening('listed')
   const answers = await Promise.all(
     Array.from({ length: 20 }, (_, i) => exchange(port, `number ${i}`)),
