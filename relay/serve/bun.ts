@@ -17,7 +17,7 @@ import { bunSqliteStore } from './bun_sqlite.ts'
 import { openHost } from './host.ts'
 import type { Host, RunningRelay } from './host.ts'
 import { serveGateway } from './node_gateway.ts'
-import { awaitTicket, Inside, LOOPBACK } from './inside.ts'
+import { awaitTicket, GOODBYE_MS_MAX, Inside, LOOPBACK } from './inside.ts'
 
 export async function startRelay(
   settings: Settings,
@@ -81,8 +81,9 @@ export async function startRelay(
   return host.running(relay, {
     port: listener.port,
     stop: async () => {
-      await listener.close()
       await relay.close()
+      await inside.emptied(relay.clock, GOODBYE_MS_MAX)
+      await listener.close()
       await stopInside()
     },
   })

@@ -12,6 +12,8 @@ import { readTicket, TICKET_BYTES } from '../../core/ticket.ts'
 import type { Ticket } from '../../core/ticket.ts'
 
 export const LOOPBACK = '127.0.0.1'
+/** What links and requests may take to end once the relay goes down. */
+export const GOODBYE_MS_MAX = 1000
 /** A ticket inside TLS is awaited as long as one in clear. */
 const TICKET_MS_MAX = 3000
 
@@ -22,6 +24,7 @@ export class Inside {
   readonly #connect: (port: number) => Promise<{ conn: Conn; localPort: number }>
   readonly #addresses = new Map<number, string>()
   readonly #unproven = new Map<number, () => void>()
+  #whenEmpty: (() => void) | undefined
 
   /** `connect` opens a connection to a loopback port and says which local port it has. */
   constructor(connect: (port: number) => Promise<{ conn: Conn; localPort: number }>) {
@@ -31,6 +34,18 @@ export class Inside {
   /** Who is behind a connection that arrived from this loopback port; undefined: not one of ours. */
   address(port: number): string | undefined {
     return this.#addresses.get(port)
+  }
+
+  /** When the last connection has gone, or when `msMax` have: links were told why they end. */
+  emptied(clock: Clock, msMax: number): Promise<void> {
+    if (this.#addresses.size === 0) return Promise.resolve()
+    return new Promise((resolve) => {
+      const timer = clock.after(msMax, resolve)
+      this.#whenEmpty = () => {
+        timer.cancel()
+        resolve()
+      }
+    })
   }
 
   /** The connection from this loopback port has shown a ticket; from then on it may be idle. */
@@ -63,6 +78,7 @@ export class Inside {
       if (late) this.#unproven.set(localPort, proven)
       splice(conn, inner, () => {
         this.#addresses.delete(localPort)
+        if (this.#addresses.size === 0) this.#whenEmpty?.()
         proven()
       })
       inner.write(first)

@@ -22,7 +22,7 @@ import type { Settings } from '../settings.ts'
 import { openHost } from './host.ts'
 import type { Host, RunningRelay } from './host.ts'
 import { serveGateway } from './node_gateway.ts'
-import { awaitTicket, Inside, LOOPBACK } from './inside.ts'
+import { awaitTicket, GOODBYE_MS_MAX, Inside, LOOPBACK } from './inside.ts'
 import { connect, listen, udp } from './node_net.ts'
 import { nodeSqliteStore } from './node_sqlite.ts'
 import { WsSocket } from './ws_socket.ts'
@@ -88,8 +88,9 @@ export async function startRelay(
   return host.running(relay, {
     port: listener.port,
     stop: async () => {
-      await listener.close()
       await relay.close()
+      await inside.emptied(relay.clock, GOODBYE_MS_MAX)
+      await listener.close()
       await stopInside()
     },
   })
