@@ -29,10 +29,7 @@ export function conformance(name: string, start: StartRelay, can: Abilities): vo
   const bed = new Bed(start, can)
   test.before(() => bed.open())
   test.after.each(() => bed.clear())
-  test.after(async () => {
-    if (process.env['SOTTO_OUTPUT']) process.stderr.write(bed.relay?.output() ?? '')
-    await bed.close()
-  })
+  test.after(() => bed.close())
   for (const cases of ALL) cases(test, bed)
   test.run()
 }

@@ -7,6 +7,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import type { EdgeRelay } from './worker_relay.ts'
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 const BIN = join(ROOT, 'node_modules', '.bin')
@@ -27,8 +28,6 @@ export interface Abilities {
   process: boolean
   /** Takes flags, quotas among them. */
   flags: boolean
-  /** How inspectable endpoints are reached: by a host name of their own, or by path. */
-  inspectable: 'host' | 'path'
 }
 
 export interface RelayProcess {
@@ -68,7 +67,6 @@ export const RAW: Abilities = {
   tls: true,
   process: true,
   flags: true,
-  inspectable: 'host',
 }
 
 export function startBun(options: RelayOptions = {}): Promise<RelayProcess> {
@@ -161,4 +159,38 @@ async function start(
 export function residentBytes(pid: number): number {
   const status = readFileSync(`/proc/${pid}/status`, 'utf8')
   return Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1] ?? 0) * 1024
+}
+
+/** Of a runtime that has HTTP and WebSocket alone. */
+export const EDGE: Abilities = {
+  raw: false,
+  bulk: false,
+  tls: false,
+  process: false,
+  flags: false,
+}
+
+/** A relay at the edge behind the same face; what it cannot do, it does not pretend. */
+export function atEdge(
+  start: () => Promise<EdgeRelay>,
+): StartRelay {
+  return async () => {
+    const relay = await start()
+    return {
+      url: relay.url.replace('127.0.0.1', 'localhost'),
+      host: '127.0.0.1',
+      port: relay.port,
+      adminKey: relay.adminKey,
+      relayKey: '',
+      can: EDGE,
+      pid: 0,
+      data: '',
+      output: relay.output,
+      exited: new Promise(() => {}),
+      kill: () => {
+        throw new Error('a relay at the edge is no process of ours')
+      },
+      stop: () => relay.stop(),
+    }
+  }
 }

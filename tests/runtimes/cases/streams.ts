@@ -266,6 +266,8 @@ export const streamCases: Cases = (test, bed) => {
     ]
     for (const [what, ids] of cases) {
       const { visiting, name } = await pair(bed)
+      // Its own mux knows nothing of these ids, and would end the link itself.
+      hands(visiting)
       for (const id of ids) visiting.link.socket.send(openFrame(name, id))
       assert.is((await visiting.closed).code, 4400, what)
     }
