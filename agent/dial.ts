@@ -44,6 +44,8 @@ export class Dialler {
   readonly #ports: DialPorts
   readonly #name: string
   readonly #visits = new Map<string, Promise<Mux>>()
+  /** The newest passport seen of each key: an older one is a replay. */
+  readonly #newest = new Map<string, number>()
 
   constructor(ports: DialPorts, name: string) {
     this.#ports = ports
@@ -70,10 +72,16 @@ export class Dialler {
     for (const { key, passport } of agents as { key: unknown; passport: unknown }[]) {
       if (typeof key !== 'string' || typeof passport !== 'string') continue
       try {
-        const { certificates, names } = openPassport(world.crypto, fromBase64(passport), {
-          now: world.clock.now(),
-          identity: parseKey(key),
-        })
+        const { certificates, names, sequence } = openPassport(
+          world.crypto,
+          fromBase64(passport),
+          {
+            now: world.clock.now(),
+            identity: parseKey(key),
+            afterSequence: (this.#newest.get(key) ?? 0) - 1,
+          },
+        )
+        this.#newest.set(key, sequence)
         if (names.includes(this.#name)) served.push({ key, certificates })
       } catch (error) {
         problem = asTunnelError(error, 'dial/passport')
