@@ -1,7 +1,7 @@
 /**
  * An HTTP service as a program of its own: `bun fault_upstream.ts PORT`. `/bytes/N` sends N bytes as
  * fast as they are taken, `/ticks` a line ten times a second for ever, anything else says hello.
- * `{"do":"sent"}` on standard input tells what was given to the system so far.
+ * `{"do":"sent","url":…}` on standard input tells what was sent under that URL so far.
  */
 import { createServer } from 'node:http'
 import type { ServerResponse } from 'node:http'
@@ -15,13 +15,17 @@ function say(event: string, fields: object = {}): void {
   process.stdout.write(`${JSON.stringify({ event, atMs: Date.now(), ...fields })}\n`)
 }
 
-function sendBytes(response: ServerResponse, total: number): void {
+function sendBytes(
+  response: ServerResponse,
+  { total, sent }: { total: number; sent(bytes: number): void },
+): void {
   let left = total
   response.writeHead(200, { 'content-length': total })
   const more = (): void => {
     while (left > 0 && !response.destroyed) {
       const length = Math.min(left, CHUNK.length)
       left -= length
+      sent(length)
       if (!response.write(length === CHUNK.length ? CHUNK : CHUNK.subarray(0, length))) {
         if (left > 0) response.once('drain', more)
         else response.end()
@@ -34,11 +38,16 @@ function sendBytes(response: ServerResponse, total: number): void {
 }
 
 function main(): void {
-  const sockets = new Map<Socket, string>()
+  const sockets = new Set<Socket>()
+  const sent = new Map<string, number>()
   const server = createServer((request, response) => {
     const url = request.url ?? ''
-    sockets.set(request.socket, url)
-    if (url.startsWith('/bytes/')) return sendBytes(response, Number(/\d+/.exec(url)![0]))
+    if (url.startsWith('/bytes/')) {
+      return sendBytes(response, {
+        total: Number(/\d+/.exec(url)![0]),
+        sent: (bytes) => sent.set(url, (sent.get(url) ?? 0) + bytes),
+      })
+    }
     if (url === '/ticks') {
       response.writeHead(200, { 'content-type': 'text/plain' })
       const timer = setInterval(() => response.write('tick\n'), TICK_MS)
@@ -49,6 +58,7 @@ function main(): void {
     response.end('hello')
   })
   server.on('connection', (socket: Socket) => {
+    sockets.add(socket)
     socket.on('error', () => {})
     socket.on('close', () => sockets.delete(socket))
   })
@@ -58,9 +68,7 @@ function main(): void {
   })
   createInterface({ input: process.stdin }).on('line', (line) => {
     const order = JSON.parse(line) as { do: string; url?: string }
-    const sent = [...sockets].filter(([, url]) => url === order.url)
-      .reduce((sum, [socket]) => sum + socket.bytesWritten - socket.writableLength, 0)
-    say(order.do, { sent, open: sockets.size })
+    say(order.do, { sent: sent.get(order.url ?? '') ?? 0, open: sockets.size })
   }).on('close', () => process.exit(0))
 }
 

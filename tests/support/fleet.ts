@@ -209,6 +209,16 @@ export class Fleet {
     return { program, port: (await program.event('listening'))['port'] as number }
   }
 
+  /** A way to a port of this machine that takes `delayMs` in each direction. */
+  async delayed(port: number, delayMs: number): Promise<number> {
+    const proxy = this.bun('proxy', [
+      'tests/support/delay_proxy.ts',
+      String(port),
+      String(delayMs),
+    ])
+    return (await proxy.event('listening'))['port'] as number
+  }
+
   /** What the programs logged, for the message of a failed test. */
   get logs(): string {
     return this.#programs.map(({ name, log }) => `--- ${name}\n${log.slice(-2000)}`).join('\n')
