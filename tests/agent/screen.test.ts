@@ -92,6 +92,14 @@ test('a fingerprint wider than the terminal is broken at a colon', () => {
   assert.is(lines.join('').replace(/ +/g, ' ').trim().replace(': ', ':'), `certificate ${print}`)
 })
 
+test('a line that is there to be pasted is never broken', () => {
+  const { screen, stdout } = screenOf(60)
+  const line = `curl --cacert /a/${'long/'.repeat(10)}path https://web.example:8443/`
+  screen.show('up', [{ name: 'curl', value: line, line, whole: true }])
+  screen.close()
+  assert.ok(stdout.text.includes(line))
+})
+
 test('a sentence is said once a minute, a new one at once, and `again` always', () => {
   const { screen, stderr, clock } = screenOf(0)
   for (let i = 0; i < 10; i++) screen.tell('upstream is down')
