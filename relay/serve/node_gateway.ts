@@ -23,6 +23,8 @@ const HEAD_MS = 15_000
 const KEEP_ALIVE_MS = 60_000
 /** A visitor whose request was answered before it was whole gets so long to read the answer. */
 const LINGER_MS = 2_000
+/** Unanswered requests on one connection; one that sends more is cut off. */
+const PIPELINED_MAX = 64
 /** For TLS with a visitor. */
 const HANDSHAKE_MS = 10_000
 /** How often the runtime looks for heads that are late. */
@@ -65,11 +67,11 @@ export async function serveGateway(
   const serve = (request: IncomingMessage, response: ServerResponse): void => {
     const address = options.address(request.socket.remotePort ?? 0)
     if (address === undefined) return void request.socket.destroy()
+    const connection = connectionOf(request.socket)
     // The parser runs ahead: what it found behind a request that ends the connection is none.
-    if (closing.has(request.socket)) return
-    const answer = new NodeAnswer(request, response)
-    last.set(request.socket, answer)
-    answer.serve(gateway, address)
+    if (connection.closing) return
+    if (connection.answers.size >= PIPELINED_MAX) return void request.socket.destroy()
+    new NodeAnswer(request, response, connection).serve(gateway, address)
   }
   server.on('request', serve)
   // Whether to go on is the upstream's to say; its 100 comes as an interim response.
@@ -113,9 +115,10 @@ function refuseTheRest(server: https.Server): void {
   server.on('clientError', (error: Error & { code?: string }, socket: Duplex) => {
     // Bytes behind a request that ends the connection; its response still goes out.
     if (error.code === 'HPE_CLOSED_CONNECTION') return
-    const answer = last.get(socket)
+    const connection = connectionOf(socket)
+    const answer = connection.last
     if (answer?.torn) return void socket.destroy()
-    if (closing.has(socket)) return
+    if (connection.closing) return
     if (!socket.writable || error.code === 'ECONNRESET') return void socket.destroy()
     if (answer?.outlives()) return
     answer?.leave()
@@ -177,7 +180,7 @@ function hasBody(request: IncomingMessage): boolean {
 
 /** The last words on a connection; what still comes is dropped, unparsed. */
 function sayAndClose(socket: Duplex, words: string): void {
-  closing.add(socket)
+  connectionOf(socket).closing = true
   socket.end(words)
   socket.removeAllListeners('data')
   socket.resume()
@@ -191,26 +194,50 @@ function closeSoon(socket: Duplex): void {
   socket.once('close', () => clearTimeout(timer))
 }
 
-/** Connections that end with the response that was begun last. */
-const closing = new WeakSet<Duplex>()
-/** The request that was read last on a connection. */
-const last = new WeakMap<Duplex, NodeAnswer>()
+/** What is known of one visitor's connection. */
+interface Connection {
+  /** It ends with the response that was begun last: no request follows. */
+  closing: boolean
+  /** What was read last. */
+  last: NodeAnswer | undefined
+  /** Not answered yet. */
+  answers: Set<NodeAnswer>
+}
+
+const connections = new WeakMap<Duplex, Connection>()
+
+function connectionOf(socket: Duplex): Connection {
+  let connection = connections.get(socket)
+  if (!connection) {
+    const made: Connection = { closing: false, last: undefined, answers: new Set() }
+    connections.set(socket, connection = made)
+    // A response that waits for its turn is not told by every runtime that nobody will read it.
+    socket.once('close', () => {
+      for (const answer of made.answers) answer.leave()
+    })
+  }
+  return connection
+}
 
 /** One request and its response. */
 class NodeAnswer implements VisitorAnswer {
   readonly #request: IncomingMessage
   readonly #response: ServerResponse
+  readonly #connection: Connection
   #closes = false
   #exchange: GatewayExchange | undefined
 
-  constructor(request: IncomingMessage, response: ServerResponse) {
+  constructor(request: IncomingMessage, response: ServerResponse, connection: Connection) {
     this.#request = request
     this.#response = response
+    this.#connection = connection
   }
 
   serve(gateway: Gateway, address: string): void {
     const request = this.#request
     const response = this.#response
+    this.#connection.last = this
+    this.#connection.answers.add(this)
     const exchange = gateway.serve(visitorRequest(request, address), this)
     this.#exchange = exchange
     request.on('data', (bytes: Uint8Array) => exchange.body(bytes))
@@ -222,7 +249,10 @@ class NodeAnswer implements VisitorAnswer {
     else request.resume()
     response.on('drain', () => exchange.drained())
     response.on('error', () => exchange.left())
-    response.on('close', () => exchange.left())
+    response.on('close', () => {
+      this.#connection.answers.delete(this)
+      exchange.left()
+    })
   }
 
   info(status: number, headers: Fields): void {
@@ -245,8 +275,8 @@ class NodeAnswer implements VisitorAnswer {
     const announces = response.req.method !== 'HEAD' && this.#request.httpVersion !== '1.0' &&
       !headers.some(([name]) => name.toLowerCase() === 'content-length')
     const fields = announces ? headers : headers.filter(([name]) => !/^trailer$/i.test(name))
-    this.#closes = close || closing.has(this.#request.socket)
-    if (close) closing.add(this.#request.socket)
+    this.#connection.closing ||= close
+    this.#closes = this.#connection.closing
     const flat = (this.#closes ? [...fields, ['Connection', 'close']] : fields).flat()
     response.writeHead(status, flat)
     // Deno 2.9 never closes after a flushed head of a response without a body.
@@ -268,7 +298,7 @@ class NodeAnswer implements VisitorAnswer {
   /** The parser failed behind this request: true when it is whole, so that its response may go out as the last. */
   outlives(): boolean {
     if (!this.#request.complete || this.#response.writableEnded) return false
-    closing.add(this.#request.socket)
+    this.#connection.closing = true
     return true
   }
 

@@ -219,6 +219,34 @@ attacks(
   },
 )
 
+attacks('a visitor that pipelines without end is cut off, and takes few streams', async () => {
+  const slow = await rawUpstream(() => {})
+  let asked = 0
+  const other = await openDesk({
+    upstream: slow.upstream,
+    pick: () => {
+      asked++
+      return undefined
+    },
+  })
+  // Nobody serves: each is answered at once, and many in a row are nothing to refuse.
+  const raw = await openRaw(other.port)
+  raw.socket.write(SMUGGLED.repeat(50))
+  raw.socket.write(get(`GET / HTTP/1.1\r\n${host}\r\nConnection: close`))
+  assert.is((await raw.closed).match(/HTTP\/1\.1 404/g)?.length, 51)
+  assert.is(asked, 51)
+  await other.close()
+  const held = await openDesk({ upstream: slow.upstream })
+  const flood = await openRaw(held.port)
+  flood.socket.write(SMUGGLED.repeat(500))
+  await flood.closed
+  await held.ended(64)
+  assert.is(held.results.length, 64)
+  assert.is(held.relay.size, 0)
+  await held.close()
+  await slow.close()
+})
+
 attacks('one refused request spoils nothing for the next connection', async () => {
   const bad = await openRaw(desk.port)
   bad.socket.write(post(`Content-Length: 5\r\n${chunked}`, hidden))
