@@ -80,23 +80,33 @@ export interface Listener {
 /**
  * Joins two connections both ways with backpressure and half-close: a slow side pauses the other.
  * `done` runs once, after both have closed, with the bytes carried each way
- * and what broke each end, where it was not an orderly end; the returned counts are live.
+ * and what broke each end, where it was not an orderly end; the returned counts are live. `pace` slows
+ * both directions down.
  */
 export function splice(
   a: Conn,
   b: Conn,
   done?: (bytes: { forth: number; back: number }, broke: { a?: Error; b?: Error }) => void,
+  pace?: Pace,
 ): { forth: number; back: number } {
   const forth = new Side(a, b)
   const back = new Side(b, a)
   forth.other = back
   back.other = forth
   forth.done = back.done = done
+  forth.pace = back.pace = pace
   forth.bytes = back.bytes = { forth: 0, back: 0 }
   back.isBack = true
   a.handle(forth)
   b.handle(back)
   return forth.bytes
+}
+
+/** Slows a splice down to what somebody may use. */
+export interface Pace {
+  /** Counts bytes that have passed: how many ms to wait before the next, 0 for none. */
+  take(bytes: number): number
+  after(ms: number, run: () => void): void
 }
 
 /** One direction of a splice; an object and no closures, since idle links are spliced by the thousand. */
@@ -107,6 +117,8 @@ class Side implements ConnHandler {
   isBack = false
   bytes!: { forth: number; back: number }
   done: Parameters<typeof splice>[2]
+  pace: Pace | undefined
+  isWaiting = false
   isClosed = false
   error: Error | undefined
 
@@ -121,10 +133,23 @@ class Side implements ConnHandler {
     const sent = this.to.write(chunk)
     if (sent === 'queued') this.from.pause()
     else if (sent === 'lost') this.from.abort()
+    if (this.pace) this.#wait(this.pace, chunk.length)
+  }
+
+  #wait(pace: Pace, bytes: number): void {
+    const ms = pace.take(bytes)
+    if (ms > 0 && !this.isClosed) {
+      this.isWaiting = true
+      this.from.pause()
+      pace.after(ms, () => this.#wait(pace, bytes))
+    } else if (this.isWaiting) {
+      this.isWaiting = false
+      if (this.to.buffered() === 0) this.from.resume()
+    }
   }
 
   drain(): void {
-    this.to.resume()
+    if (!this.other.isWaiting) this.to.resume()
   }
 
   end(): void {

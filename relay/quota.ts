@@ -6,6 +6,7 @@
  * open connection.
  */
 import type { Clock } from '../core/clock.ts'
+import type { Pace } from '../core/socket.ts'
 import { TunnelError } from '../core/errors.ts'
 
 /** Buckets kept at once; each takes about 150 bytes. */
@@ -215,6 +216,26 @@ export function addressWho(address: string): Holder {
   const groups = [...head, ...Array<string>(fill).fill('0'), ...tail].slice(0, 4)
   const network = groups.map((group) => group.slice(0, 4).replace(/^0+(?=.)/, '')).join(':')
   return `address ${network}::/64`
+}
+
+/** Counts a visitor's bytes against all of `holders`; undefined where none of them is limited. */
+export function paceOf(
+  quota: Quota,
+  { clock, holders }: { clock: Clock; holders: readonly Who[] },
+): Pace | undefined {
+  const limited = holders.filter((who) => quota.rate('bytes', who).perSecond !== Infinity)
+  if (limited.length === 0) return undefined
+  return {
+    take(bytes) {
+      let waitMs = 0
+      for (const who of limited) {
+        const taken = quota.take('bytes', who, bytes)
+        if (!taken.ok) waitMs = Math.max(waitMs, taken.retryAfterMs)
+      }
+      return waitMs
+    },
+    after: (ms, run) => void clock.after(ms, run),
+  }
 }
 
 /** A `quota/exceeded` that says which limit, and when to come back. */

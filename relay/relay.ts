@@ -28,7 +28,7 @@ import type { Authorised, MemberOwner } from './member.ts'
 import type { Metrics } from './metrics.ts'
 import { PublicPorts } from './public_ports.ts'
 import type { PublicPortsNet } from './public_ports.ts'
-import { quotaError } from './quota.ts'
+import { paceOf, quotaError } from './quota.ts'
 import type { Quota } from './quota.ts'
 import type { Registry } from './registry.ts'
 import {
@@ -135,6 +135,7 @@ export class Relay implements MemberOwner {
       crypto,
       endpoints: this.endpoints,
       hold: (address, scope) => this.#hold(address, scope),
+      pace: (address, scope) => paceOf(quota, { clock, holders: [{ address }, { scope }] }),
       outcome: (result) => countVisitor(ports.metrics, result),
     })
     const admits = (address: string, scope: string): boolean =>

@@ -9,7 +9,7 @@ import type { Crypto } from '../core/crypto.ts'
 import { isTunnelError } from '../core/errors.ts'
 import type { VisitName } from '../core/frame.ts'
 import { splice } from '../core/socket.ts'
-import type { Conn } from '../core/socket.ts'
+import type { Conn, Pace } from '../core/socket.ts'
 import { ANSWER_MS_MAX } from './bulk.ts'
 import type { Endpoint, Endpoints, Serving } from './endpoints.ts'
 
@@ -36,6 +36,8 @@ export interface VisitorsPorts {
   endpoints: Endpoints
   /** Counts one more visitor of them until it is called; undefined: they have as many as they may. */
   hold(address: string, scope: string): (() => void) | undefined
+  /** What the bytes of a visitor are counted against; undefined where they are unlimited. */
+  pace(address: string, scope: string): Pace | undefined
   /** Told once for each visitor: how it went. */
   outcome(result: {
     endpoint: Endpoint
@@ -239,7 +241,7 @@ export class Visitors {
       serving.active--
       live.bytes = bytes
       this.#leave(live, 'done')
-    })
+    }, this.#ports.pace(live.address, live.endpoint.scope))
     live.bytes.forth += live.helloBytes
     if (rest.length > 0) {
       live.bytes.back += rest.length

@@ -448,6 +448,31 @@ star('credit beyond any window ends a forwarded stream', async ({ star }) => {
   assert.ok(await closed)
 })
 
+star('a quota of bytes slows a visitor down, and loses nothing of it', async () => {
+  const slow = await makeStar({}, { 'address.bytes': 400_000, 'address.bytesBurst': 100_000 })
+  try {
+    const agent = await slow.agent()
+    await agent.claim('web')
+    let got = 0
+    agent.onOpen = (stream) => {
+      stream.accept()
+      stream.handle({ data: (bytes) => void (got += bytes.length), end() {}, closed() {} })
+    }
+    const visitor = slow.visitor()
+    const first = helloFor('web')
+    visitor.write(first)
+    while (got < first.length) await new Promise((resolve) => setTimeout(resolve, 0))
+    for (let i = 0; i < 20; i++) visitor.write(new Uint8Array(16_384))
+    // What the bucket holds passes at once; the rest waits for it to fill.
+    for (let i = 0; i < 20; i++) await new Promise((resolve) => setTimeout(resolve, 0))
+    assert.ok(got < 250_000, `${got} bytes passed at once`)
+    while (got < first.length + 20 * 16_384) await new Promise((resolve) => setTimeout(resolve, 5))
+    assert.is(got, first.length + 20 * 16_384)
+  } finally {
+    await slow.close()
+  }
+})
+
 star('draining turns visitors away and lets running ones finish', async ({ star }) => {
   const agent = await star.agent()
   await agent.claim('web')
