@@ -81,6 +81,10 @@ export async function join(
   const relays = profile.knownRelays()
   const pinned = demanded !== undefined || (await relays.find(relay.host)).length > 0
   const identity = await profile.identity()
+  const firstUse = (key: string): void => {
+    const print = fingerprint(world.crypto, parseKey(key))
+    notice(`first contact with ${relay.host}: its identity ${print} is pinned now`)
+  }
   return {
     profile,
     identity,
@@ -89,13 +93,7 @@ export async function join(
     group16: world.crypto.randomBytes(GROUP_BYTES),
     version: VERSION,
     pin: await relays.pinOf(relay.host, {
-      ...(demanded === undefined ? {} : { fingerprint: demanded }),
-      first: (key) =>
-        notice(
-          `first contact with ${relay.host}: its identity ${
-            fingerprint(world.crypto, parseKey(key))
-          } is pinned now`,
-        ),
+      ...(demanded === undefined ? { first: firstUse } : { fingerprint: demanded }),
     }),
     open: opener(world, { relay, pinned }),
   }

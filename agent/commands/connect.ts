@@ -211,15 +211,15 @@ class Connection {
     const { net } = this.#world
     const { options, screen, joining } = this.#parts
     const { name } = options
-    const listener = await net.listen(options.listen, (conn) => void this.#carry(conn))
-    const host = listener.host.includes(':') ? `[${listener.host}]` : listener.host
-    const address = `${host}:${listener.port}`
     // Asked at once, so that the pin is made and told before anything is sent.
     const served = await this.#dialler!.resolve().catch((error) => {
       if (asTunnelError(error, 'dial/fault').code.startsWith('trust/')) throw error
       screen.trouble(asTunnelError(error, 'dial/fault'))
       return []
     })
+    const listener = await net.listen(options.listen, (conn) => void this.#carry(conn))
+    const host = listener.host.includes(':') ? `[${listener.host}]` : listener.host
+    const address = `${host}:${listener.port}`
     screen.show('listening', [
       { name: 'address', value: address, line: address },
       { name: 'name', value: name, line: `leads to "${name}" on ${joining.relay.host}\n` },

@@ -37,7 +37,9 @@ test.before.each(async () => {
 test.after.each(async () => {
   await place.close()
   for (const socket of sockets) socket.destroy()
-  await new Promise((resolve) => echo.close(resolve))
+  // Its callback does not come on Bun where a connection was aborted before it was accepted.
+  echo.close()
+  echo.unref()
 })
 
 interface RelayHome {
@@ -153,11 +155,11 @@ test('keys and tokens are made, listed and revoked; a revoked one ends its tunne
     env: { SOTTO_RELAY: relay.url, SOTTO_API_KEY: token.stdout.text.trim() },
   })
   await up(till)
-  const second = await place.run('till2', ['http', `${echoPort}`, '--name', 'till-2'], {
+  // A limit may be free again in a moment, so it is waited for.
+  const second = await place.start('till2', ['http', `${echoPort}`, '--name', 'till-2'], {
     env: { SOTTO_RELAY: relay.url, SOTTO_API_KEY: token.stdout.text.trim() },
   })
-  assert.is(second.code, 1)
-  assert.match(second.stderr.text, /the most it allows/)
+  await second.stderr.until(/the most it allows/)
 })
 
 test('a name of somebody else is refused with one that is free; release gives it up', async () => {
@@ -235,7 +237,10 @@ test('raw TCP and UDP ports carry bytes and datagrams', async () => {
   const port = Number(shown['address'].split(':')[1])
   assert.is(shown['url'], `tcp://localhost:${port}`)
   assert.is(await talk(port, 'raw'), 'echo:raw')
-  const upstream = createSocket('udp4', (bytes, from) => upstream.send(`udp:${bytes}`, from.port))
+  const upstream = createSocket(
+    'udp4',
+    (bytes: Uint8Array, from) => upstream.send(`udp:${bytes}`, from.port),
+  )
   await new Promise<void>((resolve) => upstream.bind(0, '127.0.0.1', resolve))
   const udp = await place.start('host', [
     'udp',
@@ -504,7 +509,7 @@ test('the upstream down is one line, however many visitors find it so', async ()
         rejectUnauthorized: false,
       }, () => visitor.write('GET / HTTP/1.1\r\nHost: web\r\n\r\n'))
       let said = ''
-      visitor.on('data', (bytes) => said += bytes)
+      visitor.on('data', (bytes: Uint8Array) => said += new TextDecoder().decode(bytes))
       visitor.on('close', () => resolve(said))
     })
   for (let i = 0; i < 5; i++) assert.match(await asked(), /^HTTP\/1\.1 502 /)

@@ -81,6 +81,8 @@ export interface Running {
 export class Place {
   readonly dir: string
   readonly #running = new Set<Running>()
+  /** Timers of the world keep nothing alive; a test that waits for one must. */
+  readonly #alive = setInterval(() => {}, 60_000)
 
   private constructor(dir: string) {
     this.dir = dir
@@ -132,10 +134,21 @@ export class Place {
     options: CliOptions = {},
   ): Promise<{ code: number; stdout: Output; stderr: Output }> {
     const { code, stdout, stderr } = await this.start(home, argv, options)
-    return { code: await code, stdout, stderr }
+    let late: ReturnType<typeof setTimeout>
+    const never = new Promise<never>((_, reject) => {
+      late = setTimeout(() => {
+        reject(new Error(`sotto ${argv.join(' ')} goes on: ${stdout.text}${stderr.text}`))
+      }, PATIENCE_MS)
+    })
+    try {
+      return { code: await Promise.race([code, never]), stdout, stderr }
+    } finally {
+      clearTimeout(late!)
+    }
   }
 
   async close(): Promise<void> {
+    clearInterval(this.#alive)
     await Promise.all([...this.#running].map((running) => running.stop()))
     await rm(this.dir, { recursive: true, force: true })
   }
