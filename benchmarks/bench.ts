@@ -18,12 +18,14 @@ export interface BenchOptions {
   races: string[] | undefined
   rounds: number
   quick: boolean
+  /** Length of one run of a timed race; undefined: the benchmark's own. */
+  ms: number | undefined
 }
 
 const BENCHMARKS: Record<string, (options: BenchOptions) => Promise<void>> = { tunnel, idle }
 
 const USAGE =
-  `usage: npm run bench -- NAME [--only CONTENDER,…] [--races RACE,…] [--rounds N] [--quick]
+  `usage: npm run bench -- NAME [--only CONTENDER,…] [--races RACE,…] [--rounds N] [--ms N] [--quick]
 benchmarks: ${Object.keys(BENCHMARKS).join(', ')}`
 
 async function main(): Promise<void> {
@@ -34,6 +36,7 @@ async function main(): Promise<void> {
       only: { type: 'string' },
       races: { type: 'string' },
       rounds: { type: 'string' },
+      ms: { type: 'string' },
       quick: { type: 'boolean', default: false },
       help: { type: 'boolean', default: false },
     },
@@ -45,7 +48,14 @@ async function main(): Promise<void> {
     process.exit(values.help ? 0 : 2)
   }
   const names = (text: string | undefined) => text?.split(',').map((name) => name.trim())
-  await run({ only: names(values.only), races: names(values.races), rounds, quick: values.quick })
+  const ms = values.ms === undefined ? undefined : Number(values.ms)
+  await run({
+    only: names(values.only),
+    races: names(values.races),
+    rounds,
+    quick: values.quick,
+    ms,
+  })
 }
 
 await main()

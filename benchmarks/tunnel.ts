@@ -299,10 +299,12 @@ function addMemory(columns: Columns, entries: Entry[]): void {
 
 export async function tunnel(options: BenchOptions): Promise<void> {
   const { quick, rounds } = options
+  const ms = options.ms ?? (quick ? RUN_MS_QUICK : RUN_MS)
   const lab = new Lab()
   const report = emptyReport('tunnel', options)
   const all = [...rivals, ...ours]
   report.notes.push(
+    `Each run of a timed race took ${ms} ms.`,
     'stream, new connections, new TLS, first byte: own load on Bun sockets, bytes checked on arrival; ' +
       'requests: wrk, keep-alive, 64-byte body; download: curl, hash checked before the race, length in each round.',
     'nginx ssl_preread counts both of its processes; its "agent" is the nginx that ends TLS. TCP contenders ' +
@@ -320,7 +322,7 @@ export async function tunnel(options: BenchOptions): Promise<void> {
       if (entry) entries.push(entry)
     }
     const columns = new Columns()
-    const setting = { lab, upstreams, ms: quick ? RUN_MS_QUICK : RUN_MS }
+    const setting = { lab, upstreams, ms }
     for (const race of RACES.filter(({ name }) => chosen(name, options.races))) {
       await runRace(race, entries, { setting, rounds, columns, report })
     }
