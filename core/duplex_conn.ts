@@ -91,6 +91,10 @@ export class DuplexConn<S extends DuplexShape = DuplexShape> implements Conn {
     this.raw.on('data', this.#onData)
     this.raw.on('drain', this.#onDrain)
     this.raw.on('end', this.#onEnd)
+    // A peer that ends right behind its handshake is heard before there is anybody to tell.
+    if (this.raw.readableEnded) {
+      queueMicrotask(() => void (this.#detached || this.#handler?.end()))
+    }
   }
 
   hold(): void {

@@ -39,6 +39,13 @@ const ENDS: ((to: To) => Promise<void>)[] = [
     visitor.socket.resetAndDestroy()
     visitor.close()
   },
+  // By the visitor's FIN right behind the handshake.
+  async (to) => {
+    const visitor = await Visitor.open(to)
+    visitor.socket.end()
+    await visitor.end(5000)
+    visitor.close()
+  },
   // By the visitor's FIN, in the middle of an answer that has no end.
   async (to) => {
     const visitor = await Visitor.get(to, '/ticks')
