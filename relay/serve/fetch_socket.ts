@@ -33,6 +33,7 @@ function switchTo(request: Request, protocol: string | undefined): Switched | un
   }
   if (WebSocketPair) {
     const pair = new WebSocketPair()
+    pair[1].binaryType = 'arraybuffer'
     pair[1].accept()
     const headers = new Headers()
     if (protocol !== undefined) headers.set('sec-websocket-protocol', protocol)
