@@ -100,7 +100,7 @@ export class Program {
   }
 
   /** Tells and waits for the answer. */
-  async ask(body: object & { do: string }): Promise<Event> {
+  async ask(body: { do: string; url?: string }): Promise<Event> {
     const from = this.events.length
     this.tell(body)
     return await this.event(body.do, { from })
