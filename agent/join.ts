@@ -5,6 +5,7 @@
  */
 import type { Credential } from '../core/admit.ts'
 import { GROUP_BYTES } from '../core/admit.ts'
+import { text } from '../core/bytes.ts'
 import { isTunnelError, TunnelError } from '../core/errors.ts'
 import { fingerprint, parseFingerprint, parseKey } from '../core/key.ts'
 import type { Identity } from '../core/key.ts'
@@ -89,7 +90,7 @@ export async function join(
     profile,
     identity,
     relay,
-    credential: credentialOf(secret),
+    credential: await certificateOf(world) ?? credentialOf(secret),
     group16: world.crypto.randomBytes(GROUP_BYTES),
     version: VERSION,
     pin: await relays.pinOf(relay.host, {
@@ -111,6 +112,32 @@ export function relayOf(
   throw new TunnelError('relay/none', 'Cannot join a relay: none is named', {
     hint: 'Say --relay URL, set SOTTO_RELAY, or run one of your own with "sotto relay".',
   })
+}
+
+/**
+ * A client certificate in place of a key: `SOTTO_CLIENT_CERT` and `SOTTO_CLIENT_KEY` name PEM files.
+ * Throws `relay/credential` when one of them is missing or unreadable, `tls/certificate`.
+ */
+export async function certificateOf(
+  world: Pick<World, 'env' | 'files' | 'tls'>,
+): Promise<Credential | undefined> {
+  const certPath = world.env['SOTTO_CLIENT_CERT']
+  const keyPath = world.env['SOTTO_CLIENT_KEY']
+  if (!certPath && !keyPath) return undefined
+  const read = async (name: string, path: string | undefined): Promise<string> => {
+    const content = path ? await world.files.read(path) : undefined
+    if (content) return text(content)
+    throw new TunnelError(
+      'relay/credential',
+      `Cannot use the client certificate: ${name} ${
+        path ? `names ${path}, which is not there` : 'is not set'
+      }`,
+      { hint: 'SOTTO_CLIENT_CERT and SOTTO_CLIENT_KEY name two PEM files, both by absolute path.' },
+    )
+  }
+  const cert = await read('SOTTO_CLIENT_CERT', certPath)
+  const key = await read('SOTTO_CLIENT_KEY', keyPath)
+  return { kind: 'certificate', ...world.tls.signer({ cert, key }) }
 }
 
 /** A secret tells by its beginning what it is. Throws `relay/credential`. */

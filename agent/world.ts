@@ -134,10 +134,19 @@ export interface Tls {
   connect(options: TlsConnectOptions): Promise<TlsConn>
   /** What a pair says of itself. Throws `tls/certificate` when it is unreadable or does not belong together. */
   inspect(identity: TlsIdentity): CertificateFacts
+  /** The chain and key as a credential proves them at admission. Throws `tls/certificate`. */
+  signer(identity: TlsIdentity): CertificateSigner
   /** SHA-256 fingerprint and DER of the certificate that a server shows; nothing is verified. */
   peerCertificate(
     target: Target & { readonly servername?: string; readonly timeoutMs?: number },
   ): Promise<{ der: Uint8Array; fingerprint: Uint8Array }>
+}
+
+export interface CertificateSigner {
+  /** DER, leaf first. */
+  readonly chain: Uint8Array[]
+  /** By the leaf's key: ECDSA P-256 with SHA-256 as r ‖ s, or Ed25519; 64 bytes. */
+  sign(message: Uint8Array): Uint8Array
 }
 
 export interface CertificateFacts {

@@ -6,7 +6,7 @@
  * relay in clear, and would tell it who visits) and gives out no session tickets (a resumed session
  * would outlive a withdrawn permission).
  */
-import { constants, createHash, createPrivateKey, X509Certificate } from 'node:crypto'
+import { constants, createHash, createPrivateKey, sign, X509Certificate } from 'node:crypto'
 import { isIP } from 'node:net'
 import type { Socket } from 'node:net'
 import * as tls from 'node:tls'
@@ -15,6 +15,7 @@ import { TunnelError } from '../../core/errors.ts'
 import type { Conn } from '../../core/socket.ts'
 import type {
   CertificateFacts,
+  CertificateSigner,
   Target,
   Tls,
   TlsConn,
@@ -31,7 +32,7 @@ const HANDSHAKE_MS = 10_000
 const REFUSED_LINGER_MS = 2_000
 const EMPTY = new Uint8Array(0)
 
-export const hostTls: Tls = { serve, connect, inspect, peerCertificate }
+export const hostTls: Tls = { serve, connect, inspect, signer, peerCertificate }
 
 class HostTlsConn extends DuplexConn<tls.TLSSocket> implements TlsConn {
   readonly alpn: string | false
@@ -238,6 +239,30 @@ function inspect(identity: TlsIdentity): CertificateFacts {
     names: (leaf.subjectAltName ?? '').split(', ').filter((name) => name !== '').map((name) =>
       name.replace(/^(DNS|IP Address):/, '').toLowerCase()
     ),
+  }
+}
+
+function signer(identity: TlsIdentity): CertificateSigner {
+  leafAndKey(identity)
+  const key = createPrivateKey(identity.key)
+  const curve = key.asymmetricKeyDetails?.namedCurve
+  const isEd25519 = key.asymmetricKeyType === 'ed25519'
+  if (!isEd25519 && !(key.asymmetricKeyType === 'ec' && curve === 'prime256v1')) {
+    throw new TunnelError(
+      'tls/certificate',
+      `Cannot use client certificate: found a key of type ${key.asymmetricKeyType}, expected ECDSA P-256 or Ed25519`,
+    )
+  }
+  const pems = identity.cert.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ??
+    []
+  return {
+    chain: pems.map((pem) => new Uint8Array(new X509Certificate(pem).raw)),
+    sign: (message) =>
+      new Uint8Array(
+        isEd25519
+          ? sign(null, message, key)
+          : sign('sha256', message, { key, dsaEncoding: 'ieee-p1363' }),
+      ),
   }
 }
 
