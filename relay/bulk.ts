@@ -60,12 +60,12 @@ export class BulkLink {
   ): void {
     this.#leave = undefined
     const { visit, first, crypto, clock } = offer
-    let timer: Timer | undefined
+    const timer: Timer = clock.after(ANSWER_MS_MAX, () => finish({ kind: 'timeout' }))
     let open = true
     const finish = (answer: Answer): void => {
       if (!open) return
       open = false
-      timer?.cancel()
+      timer.cancel()
       if (answer.kind !== 'taken') this.conn.abort()
       answered(answer)
     }
@@ -82,9 +82,7 @@ export class BulkLink {
     const prelude = encodePrelude(visit, { crypto, linkId, counter, bulkKey: this.#key })
     if (this.conn.write(first.length > 0 ? concat(prelude, first) : prelude) === 'lost') {
       finish({ kind: 'gone' })
-      return
     }
-    timer = clock.after(ANSWER_MS_MAX, () => finish({ kind: 'timeout' }))
   }
 }
 

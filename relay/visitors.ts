@@ -10,7 +10,6 @@ import { isTunnelError } from '../core/errors.ts'
 import type { VisitName } from '../core/frame.ts'
 import { splice } from '../core/socket.ts'
 import type { Conn, Pace } from '../core/socket.ts'
-import { ANSWER_MS_MAX } from './bulk.ts'
 import type { Endpoint, Endpoints, Serving } from './endpoints.ts'
 
 /** Members of a pool that are tried for one visitor. */

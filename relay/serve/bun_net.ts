@@ -8,6 +8,8 @@ import { TunnelError } from '../../core/errors.ts'
 import type { Conn, Listener } from '../../core/socket.ts'
 import type { Datagrams } from '../public_ports.ts'
 
+/** A peer that vanished without a word is found out by TCP keepalive, from so much silence on. */
+const KEEP_ALIVE_MS = 30_000
 /** Most bytes of datagrams that wait for a full socket; later ones are dropped. */
 const DATAGRAMS_MAX = 256
 
@@ -17,6 +19,8 @@ export function listen(
   accepted: (conn: Conn) => void,
 ): Promise<Listener> {
   const callbacks = nativeCallbacks((conn) => {
+    const socket = conn.socket as unknown as { setKeepAlive(on: boolean, idleMs: number): void }
+    socket.setKeepAlive(true, KEEP_ALIVE_MS)
     accepted(conn)
   })
   try {

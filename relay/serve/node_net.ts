@@ -8,6 +8,8 @@ import { TunnelError } from '../../core/errors.ts'
 import type { Conn, Listener } from '../../core/socket.ts'
 import type { Datagrams } from '../public_ports.ts'
 
+/** A peer that vanished without a word is found out by TCP keepalive. */
+const KEEP_ALIVE = { keepAlive: true, keepAliveInitialDelay: 30_000 }
 /** Connections that the system may hold before they are accepted. */
 const BACKLOG = 511
 
@@ -22,8 +24,8 @@ export function listen(
     accepted(new DuplexConn(socket))
   }
   const server = at.tls
-    ? createTlsServer({ ...at.tls, allowHalfOpen: true }, accept)
-    : createServer({ allowHalfOpen: true, noDelay: true }, accept)
+    ? createTlsServer({ ...at.tls, allowHalfOpen: true, ...KEEP_ALIVE }, accept)
+    : createServer({ allowHalfOpen: true, noDelay: true, ...KEEP_ALIVE }, accept)
   return new Promise((resolve, reject) => {
     server.once('error', (cause) => reject(cannotListen(at, cause)))
     server.listen({ host: at.host, port: at.port, backlog: BACKLOG }, () => {
