@@ -154,7 +154,7 @@ export class HttpPath {
       path: request.target,
       headers,
       ...(upstream.kind === 'tls'
-        ? { tls: { servername: upstream.host, verify: upstream.verify } }
+        ? { tls: { servername: serverName(upstream.host), verify: upstream.verify } }
         : {}),
     }, handler)
   }
@@ -298,4 +298,9 @@ function upgradeOf(headers: HeaderList): HeaderList {
 
 function valueOf(headers: HeaderList, name: string): string | undefined {
   return headers.find(([given]) => given.toLowerCase() === name)?.[1]
+}
+
+/** An address cannot be a server name (RFC 6066 §3). */
+function serverName(host: string): string {
+  return parseAddress(host) ? '' : host
 }

@@ -34,7 +34,7 @@ const LINGER_MS = 2_000
 const HEAD_BYTES_MAX = 65_536
 const CONNECT_MS = 10_000
 /** Idle connections kept to upstreams, and how long. */
-const IDLE_MAX = 32
+const IDLE_MAX = 256
 const IDLE_MS = 4_000
 const SOCKETS_MAX = 1_024
 const EMPTY = new Uint8Array(0)

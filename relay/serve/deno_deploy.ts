@@ -37,8 +37,6 @@ import {
 import type { Edge } from './edge.ts'
 import { serveFetch } from './fetch_gateway.ts'
 import { WebSocketLink } from './web_socket.ts'
-import { isWebSocket, serveWebSocket } from './web_socket_bridge.ts'
-import type { VisitorSocket } from './web_socket_bridge.ts'
 
 const IDENTITY_KEY = 'relay/identity'
 /** The runtime pings a link that says nothing for so long, and closes one that does not answer. */
@@ -64,7 +62,7 @@ declare const Deno: {
   ): { shutdown(): Promise<void> }
 }
 
-type DenoSocket = VisitorSocket & { readonly readyState: number; binaryType: string }
+type DenoSocket = WebSocket
 
 /** The operator's own key is a secret of the platform; all others are in the store. */
 class EdgeCredentials extends Credentials {
@@ -207,15 +205,7 @@ function handler(
         return new Response('too many requests\n', { status: 429, headers: { 'retry-after': '1' } })
       }
       const visitor = { address, port: remoteAddr.port }
-      if (!isWebSocket(request)) return serveFetch(gateway, request, visitor)
-      return serveWebSocket(gateway, { request, visitor }, (protocol) => {
-        const upgraded = Deno.upgradeWebSocket(request, {
-          ...(protocol === undefined ? {} : { protocol }),
-          idleTimeout: IDLE_SECONDS,
-        })
-        upgraded.socket.binaryType = 'arraybuffer'
-        return upgraded
-      })
+      return serveFetch(gateway, request, visitor)
     }
     from.set(request, address)
     return app.fetch(request)

@@ -23,8 +23,6 @@ import { outcome } from './outcome.ts'
 import type { Outcome } from './outcome.ts'
 import { RemoteDirectory } from './remote.ts'
 import { WebSocketLink } from './web_socket.ts'
-import { isWebSocket, serveWebSocket } from './web_socket_bridge.ts'
-import type { AcceptSocket } from './web_socket_bridge.ts'
 
 /** While something is open a timer of this length is always running: it keeps the object awake. */
 const AWAKE_MS = 5000
@@ -248,10 +246,7 @@ export class HubObject extends DurableObject<WorkerEnv> {
     const headers = new Headers(request.headers)
     headers.delete(ORDER_HEADER)
     const visitor = new Request(request, { headers })
-    const from = { address, port: 0 }
-    const response = isWebSocket(visitor)
-      ? await serveWebSocket(this.#gateway, { request: visitor, visitor: from }, acceptSocket)
-      : await serveFetch(this.#gateway, visitor, from)
+    const response = await serveFetch(this.#gateway, visitor, { address, port: 0 })
     this.#settle()
     return response
   }
@@ -267,14 +262,6 @@ export class HubObject extends DurableObject<WorkerEnv> {
       this.#settle()
     })
   }
-}
-
-/** A visitor's WebSocket: it ends with the object, which stays awake for it. */
-function acceptSocket(protocol: string | undefined): ReturnType<AcceptSocket> {
-  const { 0: client, 1: server } = new WebSocketPair()
-  server.binaryType = 'arraybuffer'
-  server.accept()
-  return { socket: server, response: switching(client, protocol) }
 }
 
 function switching(client: ServerWebSocket, protocol: string | undefined): Response {
