@@ -23,7 +23,7 @@ import type { Fields, RequestHead, ResponseHead } from '../core/exchange.ts'
 import { REASON_BYTES_MAX, RESET } from '../core/frame.ts'
 import type { Stream } from '../core/mux.ts'
 import type { Conn } from '../core/socket.ts'
-import { parseAddress, reachUpstream, upstreamTarget } from './forward.ts'
+import { reachUpstream, serverName, upstreamTarget } from './forward.ts'
 import type { Upstream } from './forward.ts'
 import type { HttpBody, HttpSending, World } from './world.ts'
 
@@ -279,11 +279,6 @@ class ServedExchange {
     this.#stream.reset(code, trouble.message.slice(0, REASON_BYTES_MAX))
     this.#sending?.abort()
   }
-}
-
-/** An address cannot be a server name (RFC 6066 §3). */
-function serverName(host: string): string {
-  return parseAddress(host) ? '' : host
 }
 
 function requestHeaders(head: RequestHead): Fields {

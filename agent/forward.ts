@@ -103,6 +103,11 @@ export function isLoopback(host: string): boolean {
     /^127\.\d+\.\d+\.\d+$/.test(host)
 }
 
+/** What TLS is told of a host; an address cannot be a server name (RFC 6066 §3). */
+export function serverName(host: string): string {
+  return parseAddress(host.replace(/^\[|\]$/g, '')) ? '' : host
+}
+
 /** `host:port` as a Host header says it: the port is left out where it is the scheme's own. */
 export function upstreamAuthority(upstream: Upstream): string {
   if (upstream.kind === 'unix') return 'localhost'

@@ -10,6 +10,7 @@ import { concat } from '../core/bytes.ts'
 import {
   parseAddress,
   reachUpstream,
+  serverName,
   unavailableBody,
   unavailableHeaders,
   upstreamAuthority,
@@ -298,9 +299,4 @@ function upgradeOf(headers: HeaderList): HeaderList {
 
 function valueOf(headers: HeaderList, name: string): string | undefined {
   return headers.find(([given]) => given.toLowerCase() === name)?.[1]
-}
-
-/** An address cannot be a server name (RFC 6066 §3). */
-function serverName(host: string): string {
-  return parseAddress(host) ? '' : host
 }
