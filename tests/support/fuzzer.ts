@@ -7,6 +7,7 @@ import { RelayAdmission } from '../../core/admit.ts'
 import { encodeFrame, FRAME } from '../../core/frame.ts'
 import * as frames from '../../core/frame.ts'
 import { readClientHello } from '../../core/client_hello.ts'
+import * as exchanges from '../../core/exchange.ts'
 import { ManualClock } from '../../core/clock.ts'
 import { isTunnelError } from '../../core/errors.ts'
 import { Mux } from '../../core/mux.ts'
@@ -132,6 +133,20 @@ function readFrame(bytes: Uint8Array): void {
   else if (type === FRAME.request || type === FRAME.reply) frames.decodeJson(payload)
 }
 
+const HEAD: exchanges.RequestHead = {
+  method: 'GET',
+  target: '/x',
+  authority: 'web.apps.example',
+  scheme: 'https',
+  headers: [['Accept', '*/*']],
+}
+const RESPONSE = Uint8Array.from([
+  ...exchanges.encodeInfo({ status: 103, headers: [['Link', '</a>']] }),
+  ...exchanges.encodeHead({ status: 200, headers: [['Trailer', 'X']] }),
+  ...exchanges.encodeRecord(exchanges.RECORD.body, filled(7, 40)),
+  ...exchanges.encodeTrailers([['X', 'y']]),
+])
+
 function targets(): Target[] {
   const context = { crypto: fast, linkId: filled(1, 16), counter: 1, bulkKey: filled(2) }
   const prelude = encodePrelude({
@@ -194,6 +209,19 @@ function targets(): Target[] {
         ),
     },
     {
+      name: 'exchange_head',
+      seeds: [exchanges.encodeRequestHead(HEAD)],
+      run: (bytes) => void exchanges.decodeRequestHead(bytes),
+    },
+    {
+      name: 'exchange',
+      seeds: [RESPONSE],
+      run(bytes) {
+        const reader = exchanges.ExchangeReader.ofResponse('GET', { body() {}, end() {} })
+        reader.push(bytes)
+      },
+    },
+    {
       name: 'challenge',
       seeds: [exchange.challenge],
       run(bytes) {
@@ -226,8 +254,10 @@ function newMux(): Mux {
 
 /** How often each decoder is driven, of every 100 runs: frames most, signatures least. */
 const SHARES: Record<string, number> = {
-  frame: 48,
+  frame: 42,
   mux: 16,
+  exchange_head: 3,
+  exchange: 3,
   client_hello: 16,
   ticket: 8,
   prelude: 4,
