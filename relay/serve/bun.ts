@@ -5,10 +5,8 @@
 import * as nodeCrypto from 'node:crypto'
 import { join } from 'node:path'
 import { fastCrypto } from '../../core/crypto.ts'
-import type { Listener } from '../../core/socket.ts'
 import { BODY_BYTES_MAX, createApp, LINK_PROTOCOL } from '../app.ts'
-import { relayGateway } from '../backends.ts'
-import { Relay } from '../relay.ts'
+import type { Relay } from '../relay.ts'
 import type { Settings } from '../settings.ts'
 import { connect, listen, localPort, udp } from './bun_net.ts'
 import { linkHandlers } from './bun_socket.ts'
@@ -16,8 +14,10 @@ import type { LinkData, LinkServer } from './bun_socket.ts'
 import { bunSqliteStore } from './bun_sqlite.ts'
 import { openHost } from './host.ts'
 import type { Host, RunningRelay } from './host.ts'
-import { serveGateway } from './node_gateway.ts'
-import { awaitTicket, GOODBYE_MS_MAX, Inside, LOOPBACK } from './inside.ts'
+import { LOOPBACK } from './inside.ts'
+import type { Inside } from './inside.ts'
+import { openPort } from './one_port.ts'
+import type { ServeHttps, Sockets } from './one_port.ts'
 
 export async function startRelay(
   settings: Settings,
@@ -32,65 +32,23 @@ export async function startRelay(
     version: options.version ?? '0.1.0',
     write: options.write ?? ((line) => void process.stderr.write(`${line}\n`)),
   })
-  const inside = new Inside(async (port) => {
-    const conn = await connect({ host: LOOPBACK, port })
+  return await openPort(host, { sockets: SOCKETS, serveHttps })
+}
+
+const SOCKETS: Sockets = {
+  listen,
+  udp,
+  connect: async (to) => {
+    const conn = await connect(to)
     return { conn, localPort: localPort(conn) }
-  })
-  const servers = { https: 0, bulk: 0, gateway: 0 }
-  const relay = new Relay({
-    ...host.ports,
-    publicPort: () => host.publicPort(),
-    net: { listen, udp },
-    app: (conn, first, left) => inside.join(conn, { first, port: servers.https, left }),
-    readable: (conn, first, left) => inside.join(conn, { first, port: servers.gateway, left }),
-    bulkTls: (conn, first, left) =>
-      inside.join(conn, { first, port: servers.bulk, left, clock: host.ports.clock }),
-  })
-  const https = serveHttps(host, { relay, inside })
-  const { cert, key } = host.tls
-  const bulk = await listen(
-    { host: LOOPBACK, port: 0, tls: { cert, key } },
-    (conn) =>
-      awaitTicket(conn, {
-        clock: relay.clock,
-        inside,
-        claim: (conn, ticket) => relay.claimBulk(conn, ticket),
-      }),
-  )
-  const gateway = await serveGateway(
-    relayGateway(relay, { ...host.ports, domain: settings.appsDomain }),
-    { tls: host.tls, address: (port) => inside.address(port) },
-  )
-  servers.gateway = gateway.port
-  servers.https = https.port!
-  servers.bulk = bulk.port
-  const stopInside = async (): Promise<void> => {
-    await https.stop(true)
-    await bulk.close()
-    await gateway.close()
-    await store.close()
-  }
-  let listener: Listener
-  try {
-    listener = await listen(settings, (conn) => relay.ingress.accept(conn))
-  } catch (error) {
-    await stopInside()
-    throw error
-  }
-  host.listening(listener.port)
-  return host.running(relay, {
-    port: listener.port,
-    stop: async () => {
-      await relay.close()
-      await inside.emptied(relay.clock, GOODBYE_MS_MAX)
-      await listener.close()
-      await stopInside()
-    },
-  })
+  },
 }
 
 /** The relay's own HTTPS: pages, API, and the upgrade that makes a link. */
-function serveHttps(host: Host, { relay, inside }: { relay: Relay; inside: Inside }): LinkServer {
+function serveHttps(
+  host: Host,
+  { relay, inside }: { relay: Relay; inside: Inside },
+): ReturnType<ServeHttps> {
   const from = new WeakMap<Request, { server: LinkServer; address: string }>()
   const app = createApp(host.appPorts(relay, {
     remoteAddress: (request) => from.get(request)?.address ?? '',
@@ -104,7 +62,7 @@ function serveHttps(host: Host, { relay, inside }: { relay: Relay; inside: Insid
     },
   }))
   const { cert, key } = host.tls
-  return Bun.serve<LinkData>({
+  const server = Bun.serve<LinkData>({
     hostname: LOOPBACK,
     port: 0,
     tls: { cert, key },
@@ -119,4 +77,5 @@ function serveHttps(host: Host, { relay, inside }: { relay: Relay; inside: Insid
       return app.fetch(request)
     },
   })
+  return Promise.resolve({ port: server.port!, close: () => server.stop(true) })
 }

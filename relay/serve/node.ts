@@ -14,15 +14,14 @@ import type { Duplex } from 'node:stream'
 import { WebSocketServer } from 'ws'
 import { fastCrypto } from '../../core/crypto.ts'
 import { FRAME_BYTES_MAX } from '../../core/frame.ts'
-import type { Listener } from '../../core/socket.ts'
 import { createApp, LINK_PROTOCOL } from '../app.ts'
-import { relayGateway } from '../backends.ts'
-import { Relay } from '../relay.ts'
+import type { Relay } from '../relay.ts'
 import type { Settings } from '../settings.ts'
 import { openHost } from './host.ts'
 import type { Host, RunningRelay } from './host.ts'
-import { serveGateway } from './node_gateway.ts'
-import { awaitTicket, GOODBYE_MS_MAX, Inside, LOOPBACK } from './inside.ts'
+import { LOOPBACK } from './inside.ts'
+import type { Inside } from './inside.ts'
+import { openPort } from './one_port.ts'
 import { connect, listen, udp } from './node_net.ts'
 import { nodeSqliteStore } from './node_sqlite.ts'
 import { WsSocket } from './ws_socket.ts'
@@ -43,57 +42,7 @@ export async function startRelay(
     version: options.version ?? '0.1.0',
     write: options.write ?? ((line) => void process.stderr.write(`${line}\n`)),
   })
-  const inside = new Inside((port) => connect({ host: LOOPBACK, port }))
-  const servers = { https: 0, bulk: 0, gateway: 0 }
-  const relay = new Relay({
-    ...host.ports,
-    publicPort: () => host.publicPort(),
-    net: { listen, udp },
-    app: (conn, first, left) => inside.join(conn, { first, port: servers.https, left }),
-    readable: (conn, first, left) => inside.join(conn, { first, port: servers.gateway, left }),
-    bulkTls: (conn, first, left) =>
-      inside.join(conn, { first, port: servers.bulk, left, clock: host.ports.clock }),
-  })
-  const https = await serveHttps(host, { relay, inside })
-  const bulk = await listen(
-    { host: LOOPBACK, port: 0, tls: host.tls },
-    (conn) =>
-      awaitTicket(conn, {
-        clock: relay.clock,
-        inside,
-        claim: (conn, ticket) => relay.claimBulk(conn, ticket),
-      }),
-  )
-  const gateway = await serveGateway(
-    relayGateway(relay, { ...host.ports, domain: settings.appsDomain }),
-    { tls: host.tls, address: (port) => inside.address(port) },
-  )
-  servers.gateway = gateway.port
-  servers.https = https.port
-  servers.bulk = bulk.port
-  const stopInside = async (): Promise<void> => {
-    await https.close()
-    await bulk.close()
-    await gateway.close()
-    await store.close()
-  }
-  let listener: Listener
-  try {
-    listener = await listen(settings, (conn) => relay.ingress.accept(conn))
-  } catch (error) {
-    await stopInside()
-    throw error
-  }
-  host.listening(listener.port)
-  return host.running(relay, {
-    port: listener.port,
-    stop: async () => {
-      await relay.close()
-      await inside.emptied(relay.clock, GOODBYE_MS_MAX)
-      await listener.close()
-      await stopInside()
-    },
-  })
+  return await openPort(host, { sockets: { listen, udp, connect }, serveHttps })
 }
 
 /** The relay's own HTTPS: pages, API, and the upgrade that makes a link. */
