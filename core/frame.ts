@@ -21,7 +21,7 @@ export const WINDOW_INITIAL_BYTES = 262_144
 export const WINDOW_BYTES_MAX = 16_777_216
 /** Longest explanation in a reset or notice. */
 export const REASON_BYTES_MAX = 255
-/** Most of a visit's tail: an HTTP head, in inspectable mode. */
+/** Most of a visit's tail: the head of a readable HTTP exchange, a request in a session. */
 export const VISIT_TAIL_BYTES_MAX = 61_440
 
 /** Every frame type with its payload. Numbers are never reused. */
@@ -71,9 +71,18 @@ export const VISIT = Object.freeze({
   http: 3, // one HTTP exchange, readable; its head is the tail
   connect: 4, // another agent's TLS, over its visit link
   udp: 5, // one visitor of a UDP port: packets, no data
+  session: 6, // sealed bytes between two agents
+  datagrams: 7, // a packet channel of a session: packets, no data
+  pair: 8, // two agents that share a code
+  service: 9, // a stream inside a session; the tail is its request; never on a link
 })
 
 export type VisitName = keyof typeof VISIT
+
+/** Carries datagrams in `packet` frames, and no data. */
+export function carriesPackets(kind: VisitName): boolean {
+  return kind === 'udp' || kind === 'datagrams'
+}
 
 /** What opens a stream, and what a bulk link's prelude says: who comes, and for which endpoint. */
 export interface Visit {
@@ -86,7 +95,7 @@ export interface Visit {
   port: number
   /** The endpoint's name, as it was claimed. */
   endpoint: string
-  /** Kind `http`: the head, JSON in UTF-8. Otherwise empty. */
+  /** By kind: an HTTP head, a group, a channel, a token or a request; docs/protocol.md §2. */
   tail: Uint8Array
 }
 
@@ -237,7 +246,7 @@ export function decodeVisit(payload: Uint8Array): Visit {
   if (kind === undefined) {
     throw new TunnelError(
       'frame/visit',
-      `Cannot decode visit: found kind ${kindNumber}, expected 1 to 5`,
+      `Cannot decode visit: found kind ${kindNumber}, expected 1 to 9`,
     )
   }
   const windowBytes = reader.u32()

@@ -63,6 +63,8 @@ export interface MuxOptions {
   windowSumBytesMax?: number
   /** Both directions together; an open beyond is reset with `overload`. Default 1024. */
   streamsMax?: number
+  /** Most payload of a `data` or `packet` frame, where less than 65,536 fits what carries it. */
+  payloadBytesMax?: number
   /** How long an opened stream may stay unanswered; default 5000. */
   openTimeoutMs?: number
   /** Where an earlier mux of the same link left off: see `ids`. */
@@ -94,6 +96,7 @@ export class Mux {
   readonly #windowMaxBytes: number
   readonly #windowSumBytesMax: number
   readonly #openTimeoutMs: number
+  readonly #payloadBytesMax: number
   #nextId: number
   #peerId: number
   /** Ids were given away: what is not a stream here may be one in the relay's table. */
@@ -118,10 +121,13 @@ export class Mux {
     this.#windowMaxBytes = Math.min(options.windowMaxBytes ?? WINDOW_BYTES_MAX, WINDOW_BYTES_MAX)
     this.#windowSumBytesMax = options.windowSumBytesMax ?? WINDOW_SUM_BYTES_MAX
     this.#openTimeoutMs = options.openTimeoutMs ?? OPEN_TIMEOUT_MS
+    const { payloadBytesMax = FRAME_PAYLOAD_BYTES_MAX } = options
+    this.#payloadBytesMax = Math.min(payloadBytesMax, FRAME_PAYLOAD_BYTES_MAX)
     this.#nextId = options.ids?.next ?? (options.side === 'agent' ? 1 : 2)
     this.#peerId = options.ids?.peer ?? 0
     this.#port = {
       clock: options.clock,
+      payloadBytesMax: this.#payloadBytesMax,
       control: (frame) => this.#sendControl(frame),
       data: (frame) => void this.#send(frame),
       clear: () => this.#ring.size === 0 && !this.#pumping && this.#open(),
@@ -383,8 +389,8 @@ export class Mux {
     this.#pumping = true
     while (this.#ring.size > 0 && this.#open()) {
       const [stream, deficit] = this.#ring.entries().next().value!
-      const quantum = this.#ring.size === 1 ? FRAME_PAYLOAD_BYTES_MAX : QUANTUM_BYTES
-      const limitBytes = Math.min(deficit + quantum, FRAME_PAYLOAD_BYTES_MAX)
+      const quantum = this.#ring.size === 1 ? this.#payloadBytesMax : QUANTUM_BYTES
+      const limitBytes = Math.min(deficit + quantum, this.#payloadBytesMax)
       const sentBytes = stream.turn(limitBytes)
       this.#ring.delete(stream)
       if (stream.ready) this.#ring.set(stream, limitBytes - sentBytes)

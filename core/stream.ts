@@ -13,6 +13,7 @@
 import type { Clock, Timer } from './clock.ts'
 import { type ErrorCode, TunnelError } from './errors.ts'
 import {
+  carriesPackets,
   encodeCredit,
   encodeFrame,
   encodePackets,
@@ -67,6 +68,8 @@ export class StreamReset extends TunnelError {
 /** What a stream needs of the mux that carries it. */
 export interface StreamPort {
   readonly clock: Clock
+  /** Most payload of one frame. */
+  readonly payloadBytesMax: number
   /** Sends one frame past the queues: never more than a few for each that came in. */
   control(frame: Uint8Array): void
   /** Sends one frame on the stream's turn, or when `clear`. */
@@ -207,12 +210,12 @@ export class Stream implements Conn {
   }
 
   write(bytes: Uint8Array): Sent {
-    if (this.#closed || this.#ending || this.visit.kind === 'udp') return 'lost'
+    if (this.#closed || this.#ending || carriesPackets(this.visit.kind)) return 'lost'
     this.accept()
     const waiting = this.#outbox.bytes
     if (bytes.length === 0) return waiting > QUEUE_HIGH_BYTES ? 'queued' : 'ok'
     if (
-      waiting === 0 && bytes.length <= FRAME_PAYLOAD_BYTES_MAX && this.#port.clear() &&
+      waiting === 0 && bytes.length <= this.#port.payloadBytesMax && this.#port.clear() &&
       this.#allowance.spend(bytes.length)
     ) {
       this.#sentBytes += bytes.length
@@ -236,7 +239,7 @@ export class Stream implements Conn {
    * there is no `drain` to wait for.
    */
   sendPacket(datagram: Uint8Array): Sent {
-    if (this.#closed || this.#ending || this.visit.kind !== 'udp') return 'lost'
+    if (this.#closed || this.#ending || !carriesPackets(this.visit.kind)) return 'lost'
     this.accept()
     if (!this.#packets.push(datagram)) return 'lost'
     this.#packetMs = this.#port.clock.monotonic()
@@ -306,7 +309,9 @@ export class Stream implements Conn {
   /** Sends one frame of at most `limitBytes` of payload; gives what it sent, 0 when nothing fits. */
   turn(limitBytes: number): number {
     if (this.#packets.length > 0) {
-      const { datagrams, bytes } = this.#packets.take(Math.min(limitBytes, FRAME_PAYLOAD_BYTES_MAX))
+      const { datagrams, bytes } = this.#packets.take(
+        Math.min(limitBytes, this.#port.payloadBytesMax),
+      )
       if (bytes > 0) this.#port.data(encodeFrame('packet', this.id, encodePackets(datagrams)))
       return bytes
     }
@@ -334,7 +339,7 @@ export class Stream implements Conn {
 
   receiveData(payload: Uint8Array): void {
     if (this.#closed) return
-    if (!this.#mayReceive() || this.visit.kind === 'udp') return this.reset(RESET.protocol)
+    if (!this.#mayReceive() || carriesPackets(this.visit.kind)) return this.reset(RESET.protocol)
     if (!this.#window.receive(payload.length)) return this.reset(RESET.overdrawn)
     this.#receivedBytes += payload.length
     if (!this.#flowing || this.#delivering || this.#inbox.bytes > 0) {
@@ -370,7 +375,7 @@ export class Stream implements Conn {
 
   receivePackets(datagrams: Uint8Array[]): void {
     if (this.#closed) return
-    if (!this.#mayReceive() || this.visit.kind !== 'udp') return this.reset(RESET.protocol)
+    if (!this.#mayReceive() || !carriesPackets(this.visit.kind)) return this.reset(RESET.protocol)
     this.#packetMs = this.#port.clock.monotonic()
     for (const datagram of datagrams) {
       if (this.onPacket && !this.#paused && !this.#closed) this.onPacket(datagram)
@@ -459,7 +464,7 @@ export class Stream implements Conn {
 
   /** A UDP flow has no end of its own: silence is its end. */
   #watchPackets(): void {
-    if (this.visit.kind !== 'udp') return
+    if (!carriesPackets(this.visit.kind)) return
     const idleMs = this.#port.clock.monotonic() - this.#packetMs
     if (idleMs >= PACKET_IDLE_MS) return this.reset(RESET.timeout)
     this.#timer = this.#port.clock.after(PACKET_IDLE_MS - idleMs, () => this.#watchPackets())

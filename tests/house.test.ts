@@ -192,7 +192,8 @@ house('docs/protocol.md repeats the tables of core/frame.ts', () => {
       `frame ${name}`,
     )
   }
-  const rows = [...protocol.matchAll(/^\| 0x([0-9a-f]{2}) \| `(\w+)` \|/gm)]
+  const frames = protocol.slice(protocol.indexOf('### Frames'), protocol.indexOf('### Visits'))
+  const rows = [...frames.matchAll(/^\| 0x([0-9a-f]{2}) \| `(\w+)` \|/gm)]
   assert.is(rows.length, Object.keys(FRAME).length)
   for (const [name, number] of Object.entries(RESET)) {
     assert.ok(protocol.includes(`| ${number} | \`${name}\` |`), `reset ${name}`)

@@ -73,7 +73,17 @@ frame('the tables are unchanged', () => {
     quota: 10,
     draining: 11,
   })
-  assert.equal({ ...frames.VISIT }, { tls: 1, raw: 2, http: 3, connect: 4, udp: 5 })
+  assert.equal({ ...frames.VISIT }, {
+    tls: 1,
+    raw: 2,
+    http: 3,
+    connect: 4,
+    udp: 5,
+    session: 6,
+    datagrams: 7,
+    pair: 8,
+    service: 9,
+  })
 })
 
 frame('encodeFrame() writes the golden bytes and decodeFrame() reads them back', () => {
