@@ -39,7 +39,7 @@ const REQUESTS_MAX = 64
 /** Close codes after which coming back would not help; docs/protocol.md, "Links". */
 const FATAL = new Set([4401, 4403])
 /** Errors of a claim that the next link may not meet. */
-const PASSING = /^(uplink|hub|relay\/fault|store)/
+const PASSING = /^(uplink|hub|quota|relay\/fault|store)/
 
 /** One admitted link with its streams: what bulk links and tunnels need to know. */
 export interface Up extends Link {

@@ -15,7 +15,8 @@ import { authenticate, relayAnswer } from './app.ts'
 import { needAdmin, needNoToken, seenScope, sees, wantedCredential } from './api_rights.ts'
 import type { CredentialKind, CredentialRecord } from './credentials.ts'
 import { apiPage } from './pages/api.ts'
-import { Problem, wrongMethod } from './problem.ts'
+import { overQuota, Problem, wrongMethod } from './problem.ts'
+import { scopeWho } from './quota.ts'
 
 /** Rounds through the store for one page of credentials, when most are of the other kind. */
 const ROUNDS_MAX = 8
@@ -55,7 +56,13 @@ export function createApi(ports: AppPorts): Api {
   for (const path of ['/openapi.json', '/docs']) api.all(path, wrongMethod('GET'))
 
   api.use(async (c, next) => {
-    c.set('grant', await authenticate(c, ports))
+    const grant = await authenticate(c, ports)
+    const taken = ports.quota.take('requests', scopeWho(grant.scope))
+    if (!taken.ok) {
+      ports.metrics.refused.add({ reason: 'quota' })
+      throw overQuota(taken)
+    }
+    c.set('grant', grant)
     if (c.req.method === 'POST') needJson(c)
     await next()
   })

@@ -13,6 +13,7 @@ import type { Crypto } from '../core/crypto.ts'
 import { fingerprint, formatKey, isName, parseKey } from '../core/key.ts'
 import { createApi } from './api.ts'
 import type { Credentials, Grant } from './credentials.ts'
+import { checkedGrant } from './failures.ts'
 import { errorFields } from './log.ts'
 import type { Log } from './log.ts'
 import { METRICS_TYPE, STATUS_CLASSES } from './metrics.ts'
@@ -253,15 +254,19 @@ export async function authenticate(
       headers: { 'www-authenticate': 'Bearer' },
     })
   }
+  const address = c.get('address')
   try {
-    return await credentials.verify(secret)
+    return await checkedGrant(
+      quota,
+      { credential: { kind: 'key', secret }, address },
+      () => credentials.verify(secret),
+    )
   } catch (error) {
-    const problem = problemOf(error)
-    if (problem.status !== 401) throw error
+    const { status } = problemOf(error)
+    if (status !== 401 && status !== 429) throw error
     metrics.refused.add({ reason: 'credential' })
-    log.warn('credential refused', { address: c.get('address'), path: c.req.path })
-    const taken = quota.take('failures', addressWho(c.get('address')))
-    throw taken.ok ? problem : overQuota(taken)
+    log.warn('credential refused', { address, path: c.req.path })
+    throw error
   }
 }
 

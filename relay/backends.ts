@@ -5,9 +5,12 @@ import { Gateway } from './gateway.ts'
 import type { Backend } from './gateway.ts'
 import type { Metrics } from './metrics.ts'
 import { overQuota, Problem } from './problem.ts'
-import type { Quota } from './quota.ts'
+import { addressWho, scopeWho } from './quota.ts'
+import type { GaugeKind, Held, Holder, Quota } from './quota.ts'
 import type { Registry } from './registry.ts'
 import type { Relay } from './relay.ts'
+
+const STREAMS: readonly GaugeKind[] = ['streams']
 
 export interface PickOptions {
   /** Counting from 1 for one exchange: the next best is asked each time. */
@@ -15,15 +18,20 @@ export interface PickOptions {
   blocked: boolean
   /** A stream was opened to a process. */
   opened?(): void
+  /** Who asks, to count against; undefined where nobody counts. */
+  quota?: Quota
+  address?: string
 }
 
-/** Undefined: nobody, or nobody more. Throws a 403 where the name is cut off. */
+/** Undefined: nobody, or nobody more. Throws a 403 where the name is cut off, a 429 by quota. */
 export function pickBackend(
   endpoints: Endpoints,
   name: string,
-  { attempt, blocked, opened }: PickOptions,
+  { attempt, blocked, opened, quota, address = '' }: PickOptions,
 ): Backend | undefined {
   const endpoint = endpoints.get(name)
+  const holders = [addressWho(address), ...(endpoint ? [scopeWho(endpoint.scope)] : [])]
+  if (quota && attempt === 1) spend(quota, holders)
   if (endpoint?.mode !== 'inspectable') return undefined
   if (blocked) {
     throw new Problem(403, {
@@ -34,11 +42,14 @@ export function pickBackend(
   const serving = endpoints.pick(endpoint)[attempt - 1]
   if (!serving) return undefined
   let active = false
+  let held: Held | undefined
   return {
     open(visit) {
       const stream = serving.group.open(visit)
       active = true
       serving.active++
+      // Nobody came in between: there was room a moment ago.
+      held = quota?.holdAll(STREAMS, holders)
       opened?.()
       return stream
     },
@@ -48,8 +59,20 @@ export function pickBackend(
     closed() {
       if (active) serving.active--
       active = false
+      if (held?.ok) held.release()
     },
   }
+}
+
+/** An exchange is one visitor, and needs room for one stream. Throws a 429. */
+function spend(quota: Quota, holders: readonly Holder[]): void {
+  for (const who of holders) {
+    const taken = quota.take('visitors', who)
+    if (!taken.ok) throw overQuota(taken)
+  }
+  const room = quota.holdAll(STREAMS, holders)
+  if (!room.ok) throw overQuota(room)
+  room.release()
 }
 
 /** Readable HTTP of a relay in one process: who serves, who may come, who is cut off. */
@@ -63,14 +86,8 @@ export function relayGateway(
     domain: ports.domain,
     pick: (name, { address, attempt }) => {
       const scope = relay.endpoints.get(name)?.scope
-      if (attempt === 1) {
-        for (const who of scope === undefined ? [{ address }] : [{ address }, { scope }]) {
-          const taken = quota.take('visitors', who)
-          if (!taken.ok) throw overQuota(taken)
-        }
-      }
       const blocked = scope !== undefined && registry.isBlocked(name, scope) !== undefined
-      return pickBackend(relay.endpoints, name, { attempt, blocked })
+      return pickBackend(relay.endpoints, name, { attempt, blocked, quota, address })
     },
     outcome: ({ status, whole, forth, back }) => {
       const result = status === 0 || !whole

@@ -93,11 +93,15 @@ interface Join {
   readonly allowance: [visit: Allowance, home: Allowance]
   readonly ended: [boolean, boolean]
   endpoint: string
+  /** Ends what `HubEvents.hold` counts. */
+  readonly release: () => void
 }
 
 export interface HubEvents {
   /** May this visit link's agent reach the endpoint? Authorised for each stream, not once at the door. */
   mayVisit(member: Member, visit: Visit): boolean
+  /** Counts one more stream until it is called; undefined: there are as many as may be. */
+  hold(member: Member, visit: Visit): (() => void) | undefined
   bytes(count: number, direction: 'in' | 'out'): void
   overdrawn(member: Member): void
 }
@@ -234,6 +238,8 @@ export class Hub {
     if (member.forwards.size >= VISIT_STREAMS_MAX) return refuse(RESET.overload, 'too many streams')
     const home = this.serving(visit.endpoint)?.lightest()
     if (!home) return refuse(this.groups.size === 0 ? RESET.gone : RESET.refused, 'not served now')
+    const release = this.#events.hold(member, visit)
+    if (!release) return refuse(RESET.quota, 'quota')
     const id = home.mux.nextId()
     const join: Join = {
       members: [member, home],
@@ -241,6 +247,7 @@ export class Hub {
       allowance: [new Allowance(WINDOW_INITIAL_BYTES), new Allowance(visit.windowBytes)],
       ended: [false, false],
       endpoint: visit.endpoint,
+      release,
     }
     member.forwards.set(frame.id, join)
     home.forwards.set(id, join)
@@ -313,6 +320,7 @@ export class Hub {
   #drop(join: Join): void {
     join.members[0].forwards.delete(join.ids[0])
     join.members[1].forwards.delete(join.ids[1])
+    join.release()
   }
 
   #reset(join: Join, side: 0 | 1, { code, reason }: { code: number; reason: string }): void {

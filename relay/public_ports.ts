@@ -40,6 +40,8 @@ export interface PublicPortsPorts {
   host: string
   range: readonly [first: number, last: number] | undefined
   admits(address: string, scope: string): boolean
+  /** Counts one more UDP flow until it is called; undefined: there are as many as may be. */
+  hold(address: string, scope: string): (() => void) | undefined
   refused(reason: string, fields: { address: string }): void
   packets(count: number, result: 'in' | 'out' | 'dropped'): void
 }
@@ -207,10 +209,16 @@ export class PublicPorts {
     if (flows.size >= FLOWS_MAX || !this.#admits(endpoint, from.address)) return undefined
     const serving = endpoints.pick(endpoint)[0]
     if (!serving) return undefined
+    const release = this.#ports.hold(from.address, endpoint.scope)
+    if (!release) {
+      this.#ports.refused('quota', from)
+      return undefined
+    }
     let stream: Stream
     try {
       stream = serving.group.open({ kind: 'udp', ...from, endpoint: name, tail: EMPTY })
     } catch {
+      release()
       return undefined
     }
     serving.active++
@@ -238,6 +246,7 @@ export class PublicPorts {
       end: () => {},
       closed: () => {
         serving.active--
+        release()
         this.#countDrops(flow)
         flows.delete(id)
       },

@@ -18,9 +18,13 @@ const GAUGE_RETRY_MS = 1000
 /** Where a rate of 0 would say for ever. */
 const RETRY_MS_MAX = 86_400_000
 
-/** Counted each second. `failures`: bad hellos and refused credentials. */
+/** Counted each second. `failures`: credentials that were refused. */
 export type RateKind = 'visitors' | 'bytes' | 'requests' | 'failures'
-/** Counted while held. `names` is kept by the registry, which asks `limit`. */
+/**
+ * Counted while held. `connections`: of visitors on the public port and on public ports. `streams`:
+ * whatever agents carry, so those visitors, readable exchanges, UDP flows and visits of other
+ * agents. `names` is kept by the registry, which asks `limit`.
+ */
 export type GaugeKind = 'links' | 'streams' | 'connections' | 'names'
 
 /** Whom it counts against, in one string: for callers that ask often, by the two functions below. */
@@ -38,7 +42,7 @@ export const QUOTA_DEFAULTS = {
   'scope.bytes': Infinity, // a second, both directions
   'scope.bytesBurst': Infinity,
   'scope.requests': 100, // of the API and of links, a second
-  'scope.requestsBurst': 1000,
+  'scope.requestsBurst': 5000, // every agent of a scope comes back at once after a restart
   'scope.failures': 20, // a second
   'scope.failuresBurst': 200,
   'scope.links': 1000, // at once
@@ -148,24 +152,32 @@ export class Quota {
 
   /** Counts one more until `release`, which may be called twice and counts once. */
   hold(kind: GaugeKind, who: Who): Held {
-    const limit = this.limit(kind, who)
-    const key = `${kind} ${holder(who)}`
-    const held = this.#held.get(key) ?? 0
-    if (held >= limit || (held === 0 && this.#held.size >= this.#holdersMax)) {
-      return { ok: false, kind, limit, retryAfterMs: GAUGE_RETRY_MS }
-    }
-    this.#held.set(key, held + 1)
-    let released = false
-    return {
-      ok: true,
-      release: () => {
-        if (released) return
-        released = true
+    return this.holdAll([kind], [holder(who)])
+  }
+
+  /** One more of every kind for every holder, or of none for anybody: the first full one refuses. */
+  holdAll(kinds: readonly GaugeKind[], holders: readonly Holder[]): Held {
+    const keys: string[] = []
+    const release = (): void => {
+      for (const key of keys.splice(0)) {
         const left = this.#held.get(key)! - 1
         if (left > 0) this.#held.set(key, left)
         else this.#held.delete(key)
-      },
+      }
     }
+    for (const who of holders) {
+      for (const kind of kinds) {
+        const key = `${kind} ${who}`
+        const held = this.#held.get(key) ?? 0
+        if (held >= this.limit(kind, who) || (held === 0 && this.#held.size >= this.#holdersMax)) {
+          release()
+          return { ok: false, kind, limit: this.limit(kind, who), retryAfterMs: GAUGE_RETRY_MS }
+        }
+        this.#held.set(key, held + 1)
+        keys.push(key)
+      }
+    }
+    return { ok: true, release }
   }
 
   held(kind: GaugeKind, who: Who): number {

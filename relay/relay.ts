@@ -18,6 +18,7 @@ import { readClaim } from './claim.ts'
 import type { Credentials, Grant } from './credentials.ts'
 import { allowsName } from './credentials.ts'
 import { Endpoints } from './endpoints.ts'
+import { checkedGrant } from './failures.ts'
 import { Hub } from './hub.ts'
 import type { Group, HubEvents } from './hub.ts'
 import { Ingress } from './ingress.ts'
@@ -27,8 +28,8 @@ import type { Authorised, MemberOwner } from './member.ts'
 import type { Metrics } from './metrics.ts'
 import { PublicPorts } from './public_ports.ts'
 import type { PublicPortsNet } from './public_ports.ts'
-import { paceOf, quotaError } from './quota.ts'
-import type { Quota } from './quota.ts'
+import { addressWho, paceOf, quotaError, scopeWho } from './quota.ts'
+import type { GaugeKind, Quota } from './quota.ts'
 import type { Registry } from './registry.ts'
 import {
   checkClaim,
@@ -49,6 +50,10 @@ const INGRESS_WINDOW_BYTES_MAX = 2_097_152
 const LINK_WINDOW_BYTES_MAX = 16_777_216
 /** Links of one process that are in admission or up; more are turned away. */
 const LINKS_MAX = 65_536
+
+const CONNECTION: readonly GaugeKind[] = ['connections']
+const STREAM: readonly GaugeKind[] = ['streams']
+const VISITOR: readonly GaugeKind[] = ['connections', 'streams']
 
 /** Takes a connection in, with what was read of it; `left` is called when it counts no more. */
 export type Inward = (conn: Conn, first: Uint8Array, left: () => void) => void
@@ -113,6 +118,8 @@ export class Relay implements MemberOwner {
   /** One for all hubs: each agent has a hub, and most are idle. */
   readonly #hubEvents: HubEvents = {
     mayVisit: (_member, visit) => this.#mayVisit(visit),
+    hold: ({ address }, { endpoint }) =>
+      this.holdStream(address, this.endpoints.get(endpoint)?.scope),
     bytes: (count, direction) =>
       this.#ports.metrics.bytes.add({ direction, route: 'connect' }, count),
     overdrawn: () => this.#ports.metrics.refused.add({ reason: 'overload' }),
@@ -166,6 +173,7 @@ export class Relay implements MemberOwner {
       host: settings.host,
       range: settings.publicPorts,
       admits,
+      hold: (address, scope) => this.holdStream(address, scope),
       refused,
       packets: (count, result) =>
         result === 'dropped'
@@ -195,19 +203,24 @@ export class Relay implements MemberOwner {
 
   /** Counts a connection against its address, and a visitor's against its scope as well. */
   #hold(address: string, scope?: string): (() => void) | undefined {
-    const { quota } = this.#ports
-    const own = quota.hold('connections', { address })
-    if (!own.ok) return undefined
-    if (scope === undefined) return () => own.release()
-    const shared = quota.hold('connections', { scope })
-    if (!shared.ok) {
-      own.release()
-      return undefined
-    }
-    return () => {
-      own.release()
-      shared.release()
-    }
+    return this.#holdOf(scope === undefined ? CONNECTION : VISITOR, { address, scope })
+  }
+
+  /** Counts what an agent carries without a connection of its own here; undefined: as many as may. */
+  holdStream(address: string, scope: string | undefined): (() => void) | undefined {
+    return this.#holdOf(STREAM, { address, scope })
+  }
+
+  #holdOf(
+    kinds: readonly GaugeKind[],
+    { address, scope }: { address: string; scope: string | undefined },
+  ): (() => void) | undefined {
+    const who = addressWho(address)
+    const held = this.#ports.quota.holdAll(
+      kinds,
+      scope === undefined ? [who] : [who, scopeWho(scope)],
+    )
+    return held.ok ? held.release : undefined
   }
 
   /** A connection for the relay's own servers. */
@@ -274,9 +287,14 @@ export class Relay implements MemberOwner {
     const { credential } = admitted
     let authorised: Authorised
     if (credential.kind !== 'none') {
-      const grant: Grant = credential.kind === 'certificate'
-        ? await this.#certified(credential)
-        : await credentials.verify(credential.secret)
+      const grant = await checkedGrant(
+        quota,
+        { credential, address: member.address },
+        () =>
+          credential.kind === 'certificate'
+            ? this.#certified(credential)
+            : credentials.verify(credential.secret),
+      )
       authorised = {
         scope: grant.scope,
         grant: grant.id,
@@ -391,6 +409,8 @@ export class Relay implements MemberOwner {
   }
 
   async request(member: Member, body: Record<string, unknown>): Promise<object> {
+    const taken = this.#ports.quota.take('requests', scopeWho(member.authorised!.scope))
+    if (!taken.ok) throw quotaError(taken)
     switch (body['do']) {
       case 'claim':
         return await this.#claim(member, body)

@@ -127,6 +127,8 @@ export class Star implements MemberOwner {
     this.hub = new Hub(ports.key, {
       mayVisit: (_member, { endpoint }) =>
         this.endpoints.get(endpoint)?.mode === 'verified' && !this.isBlocked(endpoint),
+      // Other stars of the scope are elsewhere: nobody here knows how many streams it has.
+      hold: () => () => {},
       bytes: () => {},
       overdrawn: (member) => this.log('warn', 'stream overdrawn', { agent: member.agent }),
     })

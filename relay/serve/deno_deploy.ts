@@ -185,10 +185,10 @@ function handler(
     clock: webClock,
     domain: edge.settings.appsDomain,
     paths: edge.place.paths,
-    pick: (name, { attempt }) => {
+    pick: (name, { address, attempt }) => {
       const scope = relay.endpoints.get(name)?.scope
       const blocked = scope !== undefined && registry.isBlocked(name, scope) !== undefined
-      return pickBackend(relay.endpoints, name, { attempt, blocked })
+      return pickBackend(relay.endpoints, name, { attempt, blocked, quota, address })
     },
   })
   registry.onBlocked(({ name, scope }) => {
@@ -201,9 +201,6 @@ function handler(
       ? remoteAddr.hostname
       : (request.headers.get(edge.addressHeader) ?? '').slice(0, 64)
     if (endpointOf(request, edge)) {
-      if (!quota.take('visitors', { address }).ok) {
-        return new Response('too many requests\n', { status: 429, headers: { 'retry-after': '1' } })
-      }
       const visitor = { address, port: remoteAddr.port }
       return serveFetch(gateway, request, visitor)
     }
