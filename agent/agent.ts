@@ -28,12 +28,19 @@ import type { World } from './world.ts'
 const PASSPORT_MS = 30 * 86_400_000
 /** Two processes of one identity may publish at the same moment; one of them tries again. */
 const PUBLISH_ATTEMPTS_MAX = 5
+/** Suites of sessions, best first; docs/protocol.md §10. */
+export const SESSION_SUITES = [
+  'Noise_IKhfs_25519+MLKEM768_AESGCM_SHA256',
+  'Noise_IKhfs_25519+MLKEM768_ChaChaPoly_SHA256',
+] as const
 
 export interface AgentOptions extends Omit<LinkPorts, 'open' | 'clock' | 'crypto'> {
   /** `ca`: the relay's certificate must verify; `admission`: its identity vouches for it. */
   trust: 'ca' | 'admission'
   /** False keeps every visitor on the link's streams. */
   bulkLinks?: boolean
+  /** The passport names it, so that peers can open sessions: 32 bytes, X25519. */
+  sessionPublic?: Uint8Array
   /** SHA-256 of certificates besides those of the tunnels, such as the one `connect` shows. */
   certificates?: () => Promise<Uint8Array[]>
   onState?(state: UplinkState): void
@@ -136,9 +143,9 @@ export class Agent {
     const { relay } = this.#options
     const host = relay.hostname.replace(/^\[|\]$/g, '')
     const port = Number(relay.port) || 443
-    if (isLoopback(host)) return await this.#connectNear(kind, { host, port })
+    if (isLoopback(host)) return await this.#connectNear({ host, port })
     const target = { host, port }
-    if (kind === 'verified') return await net.connectDuplex(target)
+    if (kind === 'verified') return await net.connect(target)
     const { certificate } = up
     return await tls.connect({
       target,
@@ -160,13 +167,10 @@ export class Agent {
   }
 
   /** On this machine: `localhost` is one of two addresses, and asking for it each time costs a dial. */
-  async #connectNear(kind: TicketClass, to: { host: string; port: number }): Promise<Conn> {
+  async #connectNear(to: { host: string; port: number }): Promise<Conn> {
     const { net } = this.#world
     const named = !/^[0-9.]+$|:/.test(to.host)
-    const dial = (host: string): Promise<Conn> =>
-      kind === 'verified'
-        ? net.connectDuplex({ host, port: to.port })
-        : net.connect({ host, port: to.port })
+    const dial = (host: string): Promise<Conn> => net.connect({ host, port: to.port })
     if (!named) return await dial(to.host)
     try {
       return await dial(this.#loopback)
@@ -203,12 +207,13 @@ export class Agent {
     const own = await this.#fingerprints()
     const names = [...this.#tunnels.values()].filter(({ options }) => options.mode === 'verified')
       .map(({ options }) => options.name)
-    if (own.length === 0 && names.length === 0) return
+    const { sessionPublic } = this.#options
+    if (own.length === 0 && names.length === 0 && !sessionPublic) return
     const { clock, crypto } = this.#world
     const { identity } = this.#options
     for (let attempt = 1;; attempt++) {
       const current = await this.#current()
-      if (current && covers(current, { own, names, now: clock.now() })) return
+      if (current && covers(current, { own, names, sessionPublic, now: clock.now() })) return
       const passport: Passport = {
         identity: identity.public,
         sequence: (current?.sequence ?? 0) + 1,
@@ -220,7 +225,9 @@ export class Agent {
           PASSPORT_CERTIFICATES_MAX,
         ),
         names: [...new Set([...names, ...(current?.names ?? [])])].slice(0, PASSPORT_NAMES_MAX),
-        ciphers: current?.ciphers ?? [],
+        staticKey: sessionPublic ?? current?.staticKey,
+        wireguardKey: current?.wireguardKey,
+        ciphers: sessionPublic ? [...SESSION_SUITES] : current?.ciphers ?? [],
       }
       const bytes = encodePassport(
         passport,
@@ -254,9 +261,13 @@ export class Agent {
 
 function covers(
   passport: Passport,
-  want: { own: Uint8Array[]; names: string[]; now: number },
+  want: { own: Uint8Array[]; names: string[]; sessionPublic: Uint8Array | undefined; now: number },
 ): boolean {
-  return passport.notAfter - want.now > PASSPORT_MS / 2 &&
+  const { sessionPublic: key } = want
+  return (key === undefined ||
+    (passport.staticKey !== undefined && equal(passport.staticKey, key) &&
+      SESSION_SUITES.every((suite, i) => passport.ciphers[i] === suite))) &&
+    passport.notAfter - want.now > PASSPORT_MS / 2 &&
     want.names.every((name) => passport.names.includes(name)) &&
     want.own.every((mine) => passport.certificates.some((other) => equal(mine, other)))
 }

@@ -2,7 +2,7 @@
  * What an agent keeps between runs: its identity, settings, pins and certificates, in plain files that
  * a person can read, move and back up. Secret files are 0600 and are refused when they are wider.
  *
- *   config  ~/.config/sotto        identity, settings.json, known_agents, known_relays
+ *   config  ~/.config/sotto        identity, session_key, settings.json, known_agents, known_relays
  *   state   ~/.local/state/sotto   certificates/, locks/
  *
  * `XDG_CONFIG_HOME` and `XDG_STATE_HOME` are honoured; `SOTTO_HOME` moves both below itself.
@@ -24,6 +24,17 @@ const PEM_BYTES_MAX = 262_144
 const IDENTITY_HEAD =
   `# The identity of this agent. Whoever holds this file is this agent: keep it private,
 # keep a copy, and never share it.`
+
+const SESSION_KEY_HEAD =
+  `# The key of this agent's sessions, which its passport names. Keep it private; without it
+# another is made, and peers learn it from the next passport.`
+
+/** X25519, for sessions; docs/protocol.md §10. */
+export interface SessionKey {
+  /** 32 bytes, secret. */
+  private32: Uint8Array
+  public32: Uint8Array
+}
 
 /** What `settings.json` may hold; unknown fields are kept as they are. */
 export interface Settings {
@@ -79,23 +90,58 @@ export class Profile {
 
   async #readIdentity(): Promise<Identity | undefined> {
     const path = this.identityPath
+    const seed = await this.#readKey(path, {
+      label: 'seed',
+      hint: `Restore it from a copy. Without one, move ${path} away and a new identity is made; ` +
+        'peers and relays that pinned the old one must be told.',
+    })
+    return seed && { seed, public: this.#world.crypto.ed25519Public(seed) }
+  }
+
+  /** The key of sessions; made on first use, as the identity is. Throws the same. */
+  async sessionKey(): Promise<SessionKey> {
+    return await this.#readSessionKey() ?? await this.locked('session_key', async () => {
+      const existing = await this.#readSessionKey()
+      if (existing) return existing
+      const private32 = this.#world.crypto.randomBytes(KEY_BYTES)
+      const line = `private: ${base32nopad.encode(private32).toLowerCase()}`
+      await this.#world.files.write(
+        this.#sessionKeyPath,
+        utf8([SESSION_KEY_HEAD, line, ''].join('\n')),
+      )
+      return { private32, public32: this.#world.crypto.x25519Public(private32) }
+    })
+  }
+
+  get #sessionKeyPath(): string {
+    return `${this.configDir}/session_key`
+  }
+
+  async #readSessionKey(): Promise<SessionKey | undefined> {
+    const path = this.#sessionKeyPath
+    const private32 = await this.#readKey(path, {
+      label: 'private',
+      hint: `Move ${path} away and another is made.`,
+    })
+    return private32 && { private32, public32: this.#world.crypto.x25519Public(private32) }
+  }
+
+  /** 32 bytes in a line of its own, or undefined without the file. */
+  async #readKey(
+    path: string,
+    { label, hint }: { label: string; hint: string },
+  ): Promise<Uint8Array | undefined> {
     const content = await this.#readSecret(path, SETTINGS_BYTES_MAX)
     if (content === undefined) return undefined
-    const seedText = /^seed: ([a-z2-7]{52})$/m.exec(asText(path, content))?.[1]
-    let seed: Uint8Array | undefined
+    const found = new RegExp(`^${label}: ([a-z2-7]{52})$`, 'm').exec(asText(path, content))?.[1]
+    let key: Uint8Array | undefined
     try {
-      seed = seedText === undefined ? undefined : base32nopad.decode(seedText.toUpperCase())
+      key = found === undefined ? undefined : base32nopad.decode(found.toUpperCase())
     } catch {
       // Bits after the end that are not zero: not what was written here.
     }
-    if (seed?.length !== KEY_BYTES) {
-      throw corrupt(path, 'no line "seed: " with 52 characters of base32', {
-        hint:
-          `Restore it from a copy. Without one, move ${path} away and a new identity is made; ` +
-          'peers and relays that pinned the old one must be told.',
-      })
-    }
-    return { seed, public: this.#world.crypto.ed25519Public(seed) }
+    if (key?.length === KEY_BYTES) return key
+    throw corrupt(path, `no line "${label}: " with 52 characters of base32`, { hint })
   }
 
   /** Empty when there are none. Throws `profile/permissions`, `profile/corrupt`. */
