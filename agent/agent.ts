@@ -216,7 +216,9 @@ export class Agent {
       if (current && covers(current, { own, names, sessionPublic, now: clock.now() })) return
       const passport: Passport = {
         identity: identity.public,
-        sequence: (current?.sequence ?? 0) + 1,
+        // The time at least: others remember the newest that they saw, and another relay, or one
+        // that lost its store, would have us begin anew below it.
+        sequence: Math.max((current?.sequence ?? 0) + 1, clock.now()),
         notBefore: clock.now(),
         notAfter: clock.now() + PASSPORT_MS,
         // Other processes of this identity have put theirs in; the oldest give way.

@@ -20,8 +20,6 @@ const CHECK_MS = 6 * 3_600_000
 const WARN_BEFORE_MS = 7 * DAY_MS
 const SERIAL_BYTES = 16
 const PEM_BYTES_MAX = 1_048_576
-/** The name under which the certificate for `sotto connect` is kept; no host has it. */
-const CLIENT = 'client'
 
 type Surroundings = Pick<World, 'tls' | 'clock' | 'crypto' | 'files'>
 
@@ -54,13 +52,16 @@ export function endpointCertificate(
   return keptCertificate(world, profile, { ...options, name: options.host, use: 'server' })
 }
 
-/** The certificate that `sotto connect` shows. */
+/**
+ * The certificate that `sotto connect` shows. It carries our KEY, so that the other end knows whose
+ * passport to ask for.
+ */
 export function clientCertificate(
   world: Surroundings,
   profile: Profile,
-  events: SourceEvents = {},
+  { key, ...events }: { key: string } & SourceEvents,
 ): Promise<CertificateSource> {
-  return keptCertificate(world, profile, { ...events, name: CLIENT, use: 'client' })
+  return keptCertificate(world, profile, { ...events, name: key, use: 'client' })
 }
 
 interface Kept extends SourceEvents {

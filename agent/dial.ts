@@ -11,6 +11,7 @@ import { Mux } from '../core/mux.ts'
 import { openPassport } from '../core/passport.ts'
 import type { Conn } from '../core/socket.ts'
 import { fromBase64 } from './agent.ts'
+import type { KnownPassports } from './known_agents.ts'
 import { openLink } from './link.ts'
 import type { LinkPorts } from './link.ts'
 import type { Up, Uplink } from './uplink.ts'
@@ -30,8 +31,10 @@ export interface DialPorts {
   world: World
   uplink: Uplink
   link: Omit<LinkPorts, 'pin'>
-  /** Our certificate, which our own passport names. */
-  identity: TlsIdentity
+  /** Our certificate, which our own passport names; asked for at each connection. */
+  identity(): TlsIdentity
+  /** What was seen in earlier runs: an older passport is a replay. */
+  passports: Pick<KnownPassports, 'newest' | 'keep'>
   /**
    * Checks the keys that serve a name against the pins: gives back those that are trusted, pinning
    * them on first use. Throws `trust/changed` when none is.
@@ -44,7 +47,7 @@ export class Dialler {
   readonly #ports: DialPorts
   readonly #name: string
   readonly #visits = new Map<string, Promise<Mux>>()
-  /** The newest passport seen of each key: an older one is a replay. */
+  /** The newest passport seen of each key, in this run and those before. */
   readonly #newest = new Map<string, number>()
 
   constructor(ports: DialPorts, name: string) {
@@ -68,20 +71,22 @@ export class Dialler {
       })
     }
     const served: Served[] = []
+    const seen = new Map<string, number>()
     let problem: TunnelError | undefined
     for (const { key, passport } of agents as { key: unknown; passport: unknown }[]) {
       if (typeof key !== 'string' || typeof passport !== 'string') continue
       try {
+        const newest = await this.#newestOf(key)
         const { certificates, names, sequence } = openPassport(
           world.crypto,
           fromBase64(passport),
           {
             now: world.clock.now(),
             identity: parseKey(key),
-            afterSequence: (this.#newest.get(key) ?? 0) - 1,
+            afterSequence: newest - 1,
           },
         )
-        this.#newest.set(key, sequence)
+        seen.set(key, sequence)
         if (names.includes(this.#name)) served.push({ key, certificates })
       } catch (error) {
         problem = asTunnelError(error, 'dial/passport')
@@ -92,7 +97,22 @@ export class Dialler {
         new TunnelError('dial/passport', `Cannot reach "${this.#name}": no passport names it`)
     }
     const trusted = new Set(await trust(this.#name, served.map(({ key }) => key)))
+    for (const key of trusted) await this.#saw(key, seen.get(key)!)
     return served.filter(({ key }) => trusted.has(key))
+  }
+
+  async #newestOf(key: string): Promise<number> {
+    const known = this.#newest.get(key) ?? await this.#ports.passports.newest(key)
+    this.#newest.set(key, known)
+    return known
+  }
+
+  /** Of those that are trusted alone, so that no stranger fills the file. */
+  async #saw(key: string, sequence: number): Promise<void> {
+    if (sequence === this.#newest.get(key)) return
+    this.#newest.set(key, sequence)
+    // A number that cannot be kept is no reason to refuse: this run knows it.
+    await this.#ports.passports.keep(key, sequence).catch(() => {})
   }
 
   /** One connection, TLS done and the other end proven. */
@@ -106,7 +126,7 @@ export class Dialler {
     return await world.tls.connect({
       carrier,
       servername: `${this.#name}.${up.welcome.secure}`,
-      identity,
+      identity: identity(),
       verify: (der) => {
         const found = world.crypto.sha256(der)
         if (certificates.some((known) => equal(known, found))) return

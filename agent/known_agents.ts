@@ -7,6 +7,9 @@
  *   known_relays   HOST KEY WHEN
  *
  * KEY is 52 characters of base32, HOW `first-use`, `manual` or `code`, WHEN a date of ISO 8601.
+ * Beside them is what was seen of the passports of others, so that no relay can show an old one:
+ *
+ *   known_passports   KEY SEQUENCE    the one seen last at the end
  */
 import { text, utf8 } from '../core/bytes.ts'
 import type { Clock } from '../core/clock.ts'
@@ -16,6 +19,8 @@ import { fingerprint, formatKey, parseFingerprint, parseKey } from '../core/key.
 import type { Files } from './world.ts'
 
 const FILE_BYTES_MAX = 1_048_576
+/** Identities whose newest passport is remembered; those not seen for longest are forgotten. */
+const PASSPORTS_MAX = 10_000
 const HOW = ['first-use', 'manual', 'code'] as const
 
 export type PinHow = (typeof HOW)[number]
@@ -273,6 +278,32 @@ export class KnownRelays {
   }
 }
 
+/** The newest passport seen of each identity: an older one is a replay, in whatever run. */
+export class KnownPassports {
+  readonly #file: PinFile<{ key: string; sequence: number }>
+
+  constructor(ports: PinPorts) {
+    this.#file = new PinFile(ports, parseSeen)
+  }
+
+  /** The sequence number; 0 where none was seen. Throws `trust/corrupt`. */
+  async newest(key: string): Promise<number> {
+    const seen = (await this.#file.pins()).filter((pin) => pin.key === key)
+    return Math.max(0, ...seen.map(({ sequence }) => sequence))
+  }
+
+  /** Keeps a higher number, and never a lower one: another process may know a newer passport. */
+  async keep(key: string, sequence: number): Promise<void> {
+    parseKey(key)
+    await this.#file.change((lines) => {
+      const kept = lines.map(({ line }) => line)
+      if (lines.some(({ pin }) => pin?.key === key && pin.sequence >= sequence)) return kept
+      const others = lines.filter(({ pin }) => pin?.key !== key).map(({ line }) => line)
+      return [...others.slice(Math.max(0, others.length - PASSPORTS_MAX + 1)), `${key} ${sequence}`]
+    })
+  }
+}
+
 function changed(
   crypto: Crypto,
   { subject, found, pinned }: { subject: string; found: string[]; pinned: string[] },
@@ -304,6 +335,13 @@ function parseRelay(fields: string[]): KnownRelay | undefined {
   const [host, key, when, more] = fields
   if (!isKey(key) || !isDate(when) || more !== undefined) return undefined
   return { host: host!, key, when }
+}
+
+function parseSeen(fields: string[]): { key: string; sequence: number } | undefined {
+  const [key, sequence, more] = fields
+  if (!isKey(key) || more !== undefined || !/^[0-9]{1,16}$/.test(sequence ?? '')) return undefined
+  const number = Number(sequence)
+  return Number.isSafeInteger(number) ? { key, sequence: number } : undefined
 }
 
 function isKey(word: string | undefined): word is string {

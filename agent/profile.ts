@@ -2,7 +2,8 @@
  * What an agent keeps between runs: its identity, settings, pins and certificates, in plain files that
  * a person can read, move and back up. Secret files are 0600 and are refused when they are wider.
  *
- *   config  ~/.config/sotto        identity, session_key, settings.json, known_agents, known_relays
+ *   config  ~/.config/sotto        identity, session_key, settings.json, known_agents, known_relays,
+ *                                  known_passports
  *   state   ~/.local/state/sotto   certificates/, locks/
  *
  * `XDG_CONFIG_HOME` and `XDG_STATE_HOME` are honoured; `SOTTO_HOME` moves both below itself.
@@ -13,7 +14,7 @@ import { KEY_BYTES } from '../core/crypto.ts'
 import { TunnelError } from '../core/errors.ts'
 import { formatKey, generateIdentity } from '../core/key.ts'
 import type { Identity } from '../core/key.ts'
-import { KnownAgents, KnownRelays } from './known_agents.ts'
+import { KnownAgents, KnownPassports, KnownRelays } from './known_agents.ts'
 import type { TlsIdentity, World } from './world.ts'
 
 /** Longest wait for another process that is writing the same file. */
@@ -192,6 +193,11 @@ export class Profile {
   /** Which identity each relay has. */
   knownRelays(): KnownRelays {
     return new KnownRelays(this.#pinPorts('known_relays'))
+  }
+
+  /** The newest passport seen of each identity. */
+  knownPassports(): KnownPassports {
+    return new KnownPassports(this.#pinPorts('known_passports'))
   }
 
   #pinPorts(name: string): ConstructorParameters<typeof KnownAgents>[0] {

@@ -4,11 +4,11 @@
  */
 import { asTunnelError, isTunnelError, TunnelError } from '../../core/errors.ts'
 import { fingerprint, formatKey, isName, parseKey } from '../../core/key.ts'
-import type { Identity } from '../../core/key.ts'
 import { splice } from '../../core/socket.ts'
 import type { Conn, Listener } from '../../core/socket.ts'
 import { Agent } from '../agent.ts'
-import { makeCertificate } from '../certificate.ts'
+import { clientCertificate } from '../certificate.ts'
+import type { CertificateSource } from '../certificate.ts'
 import { command, isSet, JSON_FLAG, RELAY_FLAGS, textOf } from '../cli/page.ts'
 import type { Given, Page } from '../cli/page.ts'
 import { readChoice } from '../cli/plan.ts'
@@ -16,13 +16,10 @@ import { describeCounts, Screen, waitWords } from '../cli/screen.ts'
 import { Dialler } from '../dial.ts'
 import { checkChoice, join } from '../join.ts'
 import type { Joining, RelayChoice } from '../join.ts'
-import type { Profile } from '../profile.ts'
-import type { StopReason, TlsIdentity, World } from '../world.ts'
+import type { StopReason, World } from '../world.ts'
 
 /** Connections through one `sotto connect` at once. */
 const CONNECTIONS_MAX = 512
-/** A kept certificate is renewed when it ends sooner. */
-const RENEW_BEFORE_MS = 30 * 86_400_000
 
 const page: Page = {
   name: 'sotto connect',
@@ -119,7 +116,7 @@ class Connection {
   readonly #agent: Agent
   readonly #live = new Set<Conn>()
   readonly #counts = { visitors: 0, total: 0, bytesIn: 0, bytesOut: 0 }
-  #identity: TlsIdentity | undefined
+  #shown: CertificateSource | undefined
   #dialler: Dialler | undefined
   #told = false
   #ready!: () => void
@@ -204,6 +201,7 @@ class Connection {
       for (const conn of this.#live) conn.abort()
       this.#dialler?.close()
       this.#agent.close()
+      this.#shown?.close()
     }
   }
 
@@ -292,7 +290,8 @@ class Connection {
         version: joining.version,
         open: (url) => joining.open(url),
       },
-      identity: this.#identity!,
+      identity: () => this.#shown!.current,
+      passports: joining.profile.knownPassports(),
       trust: async (name, keys) => {
         const { trusted, first } = await known.check(name, keys)
         if (first) {
@@ -309,9 +308,13 @@ class Connection {
 
   /** What our passport must name, so that the other end knows us by it. */
   async #certificates(): Promise<Uint8Array[]> {
-    const { joining } = this.#parts
-    this.#identity ??= await guestCertificate(this.#world, joining.profile, joining.identity)
-    return [this.#world.tls.inspect(this.#identity).fingerprint]
+    const { joining, screen } = this.#parts
+    this.#shown ??= await clientCertificate(this.#world, joining.profile, {
+      key: formatKey(joining.identity.public),
+      onChange: () => void this.#agent.republish().catch((error) => screen.tell(error.message)),
+      onWarning: (line) => screen.tell(line),
+    })
+    return [this.#shown.current.fingerprint]
   }
 
   /**
@@ -352,32 +355,6 @@ function peerName({ username }: World): string {
 
 function exitCode(signal: AbortSignal): number {
   return (signal.reason as StopReason | undefined)?.exitCode ?? 0
-}
-
-/** The certificate that we show; it carries our KEY, so that the other end knows whose passport to ask for. */
-async function guestCertificate(
-  world: World,
-  profile: Profile,
-  identity: Identity,
-): Promise<TlsIdentity> {
-  const name = formatKey(identity.public)
-  const kept = async (): Promise<TlsIdentity | undefined> => {
-    const pair = await profile.certificate(name)
-    try {
-      const good = pair && world.tls.inspect(pair).notAfterMs - world.clock.now() > RENEW_BEFORE_MS
-      return good ? pair : undefined
-    } catch {
-      // Not a pair that works: it is made anew.
-      return undefined
-    }
-  }
-  return await kept() ?? await profile.locked('guest-certificate', async () => {
-    const already = await kept()
-    if (already) return already
-    const made = await makeCertificate(world, { name, use: 'client' })
-    await profile.keepCertificate(name, made)
-    return made
-  })
 }
 
 export const connect = command({ page, read, check, run })

@@ -22,6 +22,7 @@ import type { TestWorld } from '../support/agent_world.ts'
 import { rejection } from '../support/rejection.ts'
 
 const test = suite('agent/certificate')
+const KEY = 'k'.repeat(52)
 const HOST = 'demo.secure.localhost'
 const DAY_MS = 86_400_000
 let t: TestWorld
@@ -78,10 +79,10 @@ test('an endpoint has one certificate, run after run, in a file that nobody else
   const source = await endpointCertificate(world, profile, { host: HOST })
   const again = await endpointCertificate(world, new Profile(world), { host: HOST })
   const other = await endpointCertificate(world, profile, { host: `other.${HOST}` })
-  const client = await clientCertificate(world, profile)
+  const client = await clientCertificate(world, profile, { key: KEY })
   assert.equal(again.current, source.current)
   assert.not.equal(other.current.fingerprint, source.current.fingerprint)
-  assert.equal((await clientCertificate(world, profile)).current, client.current)
+  assert.equal((await clientCertificate(world, profile, { key: KEY })).current, client.current)
   assert.is((await world.files.info(profile.certificatePath(HOST)))!.mode, 0o600)
   for (const one of [source, again, other, client]) one.close()
 })

@@ -1,15 +1,18 @@
 // A relay that lies about who serves a name: it can withhold passports, and neither forge, swap nor
 // wind back one that was seen.
+import { readFile, stat, writeFile } from 'node:fs/promises'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { toBase64 } from '../../agent/agent.ts'
 import { Dialler } from '../../agent/dial.ts'
 import type { DialPorts } from '../../agent/dial.ts'
+import { Profile } from '../../agent/profile.ts'
 import { formatKey } from '../../core/key.ts'
 import type { Identity } from '../../core/key.ts'
 import { encodePassport } from '../../core/passport.ts'
 import { systemClock } from '../../relay/serve/host.ts'
 import { AGENT, OTHER_AGENT } from '../support/admission.ts'
+import { testWorld } from '../support/agent_world.ts'
 import { fast, filled } from '../support/crypto.ts'
 
 const dial = suite('agent/dial')
@@ -27,12 +30,21 @@ function passport(by: Identity, sequence: number, names = ['db']): string {
   }, (message) => fast.ed25519Sign(by.seed, message)))
 }
 
+type Answer = { key: string; passport: string }[]
+
 /** A dialler whose relay answers what `answers` holds, one after the other. */
-function against(...answers: { key: string; passport: string }[][]): Dialler {
+function against(...answers: Answer[]): Dialler {
+  return dialler(answers, {
+    passports: { newest: () => Promise.resolve(0), keep: () => Promise.resolve() },
+  })
+}
+
+function dialler(answers: Answer[], ports: Pick<DialPorts, 'passports'> & Partial<DialPorts>) {
   return new Dialler({
     world: { crypto: fast, clock: systemClock },
     uplink: { request: () => Promise.resolve({ agents: answers.shift() }) },
     trust: (_: string, keys: string[]) => Promise.resolve(keys),
+    ...ports,
   } as unknown as DialPorts, 'db')
 }
 
@@ -69,6 +81,51 @@ dial(
       assert.is(await codeOf(against([{ key, passport: lie }]).resolve()), code)
     }
     assert.is(await codeOf(against([]).resolve()), 'dial/unknown')
+  },
+)
+
+dial('a passport that a run before has outdated is refused in the next', async () => {
+  const t = await testWorld()
+  const run = (sequence: number, trust = (_: string, keys: string[]) => Promise.resolve(keys)) =>
+    dialler([[{ key, passport: passport(AGENT, sequence) }]], {
+      passports: new Profile(t.world).knownPassports(),
+      trust,
+    }).resolve()
+  try {
+    await run(5)
+    assert.is(await codeOf(run(4)), 'passport/stale')
+    await run(5)
+    await run(6)
+    assert.is(await codeOf(run(5)), 'passport/stale')
+    // What a stranger shows moves nothing.
+    await run(9, () => Promise.resolve([]))
+    await run(6)
+    const path = `${new Profile(t.world).configDir}/known_passports`
+    assert.is(((await stat(path)).mode & 0o777).toString(8), '600')
+    assert.is(await readFile(path, 'utf8'), `${key} 6\n`)
+    await writeFile(path, `${key} x\n`)
+    assert.is(await codeOf(run(7)), 'trust/corrupt', 'a file that cannot be read is not skipped')
+  } finally {
+    await t.close()
+  }
+})
+
+dial(
+  'two runs at once keep the newer number, and the number of identities is bounded',
+  async () => {
+    const t = await testWorld()
+    try {
+      const known = () => new Profile(t.world).knownPassports()
+      await Promise.all([3, 9, 5, 7].map((sequence) => known().keep(key, sequence)))
+      assert.is(await known().newest(key), 9)
+      assert.is(await known().newest(formatKey(OTHER_AGENT.public)), 0)
+      const path = `${new Profile(t.world).configDir}/known_passports`
+      await writeFile(path, `${key} 9\n`.repeat(10_000))
+      await known().keep(formatKey(OTHER_AGENT.public), 1)
+      assert.is((await readFile(path, 'utf8')).split('\n').length - 1, 10_000)
+    } finally {
+      await t.close()
+    }
   },
 )
 
