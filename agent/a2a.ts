@@ -1,0 +1,398 @@
+/**
+ * Messages between agents: one message is one stream of a session. The request rides in the open,
+ * the message follows until `fin`, and what comes back are records, of which the last is the result.
+ * A message passes as it comes and is nowhere held as a whole. docs/protocol.md §16.
+ *
+ *   kind     1      1 output, 2 errors, 3 result
+ *   length   4      of what follows, at most 65,536; of a result at most 4,096
+ *   payload
+ */
+import { ByteReader, ByteWriter, concat, EMPTY, text, utf8 } from '../core/bytes.ts'
+import { asTunnelError, isTunnelError, TunnelError } from '../core/errors.ts'
+import { RESET } from '../core/frame.ts'
+import type { Conn } from '../core/socket.ts'
+
+// Specification constants.
+export const MESSAGE_BYTES_MAX = 16_777_216
+export const ANSWER = Object.freeze({ output: 1, errors: 2, result: 3 })
+const RECORD_HEADER_BYTES = 5
+const RECORD_BYTES_MAX = 65_536
+const RESULT_BYTES_MAX = 4096
+const REQUEST_BYTES_MAX = 1024
+const ID_TEXT = /^[0-9a-f]{32}$/
+const STATUS = ['delivered', 'refused', 'failed', 'timeout'] as const
+
+/** What the open's tail says, JSON. */
+export interface MessageRequest {
+  /** 16 bytes in hex, the same when a message is sent again after its session was lost. */
+  id: string
+  /** Length, where it is known. */
+  bytes?: number
+  /** The sender wants a program to run, and has the right to be refused by name. */
+  exec?: boolean
+}
+
+export interface MessageResult {
+  /** `delivered`: taken, and the program, if one ran, exited with 0. */
+  status: (typeof STATUS)[number]
+  /** Exit code of the program that ran. */
+  exit?: number
+  /** Why not: a stable code and a sentence. */
+  code?: string
+  message?: string
+  /** It had been delivered before: this was the second try of one message. */
+  again?: boolean
+}
+
+/** Where a message's answer goes while it comes. */
+export interface AnswerSink {
+  output(bytes: Uint8Array): void | Promise<void>
+  errors(bytes: Uint8Array): void | Promise<void>
+}
+
+/** Throws `a2a/request`. */
+export function encodeRequest(request: MessageRequest): Uint8Array {
+  checkRequest(request)
+  return utf8(JSON.stringify(request))
+}
+
+/** Throws `a2a/request`. Unknown members are skipped. */
+export function decodeRequest(tail: Uint8Array): MessageRequest {
+  let value: unknown
+  try {
+    if (tail.length > REQUEST_BYTES_MAX) throw new Error('too long')
+    value = JSON.parse(text(tail))
+  } catch (cause) {
+    throw wrongRequest('found no JSON object', cause)
+  }
+  if (typeof value !== 'object' || value === null) throw wrongRequest('found no JSON object')
+  const { id, bytes, exec } = value as Record<string, unknown>
+  const request = {
+    id: id as string,
+    ...(bytes === undefined ? {} : { bytes: bytes as number }),
+    ...(exec === undefined ? {} : { exec: exec as boolean }),
+  }
+  checkRequest(request)
+  return request
+}
+
+function checkRequest({ id, bytes, exec }: MessageRequest): void {
+  if (typeof id !== 'string' || !ID_TEXT.test(id)) throw wrongRequest('found no id of 16 bytes')
+  if (exec !== undefined && typeof exec !== 'boolean') throw wrongRequest('found a wrong "exec"')
+  if (bytes === undefined) return
+  if (!Number.isInteger(bytes) || bytes < 0) throw wrongRequest('found a wrong length')
+  if (bytes > MESSAGE_BYTES_MAX) throw tooLong(bytes)
+}
+
+function wrongRequest(found: string, cause?: unknown): TunnelError {
+  return new TunnelError('a2a/request', `Cannot read the message's request: ${found}`, { cause })
+}
+
+function tooLong(bytes: number): TunnelError {
+  return new TunnelError(
+    'a2a/size',
+    `Cannot send the message: found ${bytes} bytes, expected at most ${MESSAGE_BYTES_MAX}`,
+    { hint: 'Files go by "sotto p2p send".' },
+  )
+}
+
+/**
+ * Sends one message on a stream that was opened with `encodeRequest` as its tail, and gives the
+ * result. Throws `a2a/size` (the stream is reset), `a2a/protocol`, and `a2a/broken` when the stream
+ * ended before the result: then it is not known whether the message was taken.
+ */
+export async function sendMessage(
+  stream: Conn,
+  body: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  sink: AnswerSink,
+): Promise<MessageResult> {
+  const flow = new Flow(stream)
+  const answer = readAnswer(flow, sink)
+  // What breaks the answer ends the sending too, and is what is told.
+  answer.catch(() => {})
+  const sending = (async () => {
+    let sentBytes = 0
+    for await (const chunk of body) {
+      sentBytes += chunk.length
+      if (sentBytes > MESSAGE_BYTES_MAX) throw tooLong(sentBytes)
+      await flow.write(chunk)
+      // An early result: the other side wants no more of it.
+      if (flow.isEnded) return
+    }
+    flow.end()
+  })()
+  try {
+    await Promise.race([sending, answer])
+    return await answer
+  } catch (error) {
+    flow.abort()
+    throw isTunnelError(error) && /^(a2a|stream)\//.test(error.code) ? error : broken(error)
+  }
+}
+
+async function readAnswer(flow: Flow, sink: AnswerSink): Promise<MessageResult> {
+  let held: Uint8Array = EMPTY
+  for (;;) {
+    while (held.length >= RECORD_HEADER_BYTES) {
+      const reader = new ByteReader(held, 'a2a', 'answer')
+      const kind = reader.u8()
+      const length = reader.u32()
+      const most = kind === ANSWER.result ? RESULT_BYTES_MAX : RECORD_BYTES_MAX
+      if (kind < ANSWER.output || kind > ANSWER.result || length > most) {
+        throw protocol(`kind ${kind} of ${length} bytes`)
+      }
+      if (held.length < RECORD_HEADER_BYTES + length) break
+      const payload = held.subarray(RECORD_HEADER_BYTES, RECORD_HEADER_BYTES + length)
+      held = held.subarray(RECORD_HEADER_BYTES + length)
+      if (kind === ANSWER.result) return decodeResult(payload)
+      await (kind === ANSWER.output ? sink.output(payload) : sink.errors(payload))
+    }
+    const more = await flow.read()
+    if (more === undefined) throw broken()
+    held = held.length === 0 ? more : concat(held, more)
+  }
+}
+
+function decodeResult(payload: Uint8Array): MessageResult {
+  let value: Record<string, unknown>
+  try {
+    value = JSON.parse(text(payload)) as Record<string, unknown>
+    if (typeof value !== 'object' || value === null) throw new Error('no object')
+  } catch {
+    throw protocol('a result that is no JSON object')
+  }
+  const { status, exit, code, message, again } = value
+  if (!STATUS.includes(status as MessageResult['status'])) throw protocol('an unknown status')
+  return {
+    status: status as MessageResult['status'],
+    ...(Number.isInteger(exit) ? { exit: exit as number } : {}),
+    ...(typeof code === 'string' ? { code } : {}),
+    ...(typeof message === 'string' ? { message } : {}),
+    ...(again === true ? { again } : {}),
+  }
+}
+
+function protocol(found: string): TunnelError {
+  return new TunnelError('a2a/protocol', `Cannot read the answer: found ${found}`)
+}
+
+function broken(cause?: unknown): TunnelError {
+  return new TunnelError(
+    'a2a/broken',
+    'Cannot tell whether the message was taken: the stream ended before the result',
+    { cause },
+  )
+}
+
+/** A message that comes in; the owner reads it, may answer while it does, and finishes it once. */
+export class Incoming {
+  readonly request: MessageRequest
+  readonly #flow: Flow
+  #receivedBytes = 0
+  #finished = false
+
+  /** Throws `a2a/request` on a stream whose tail is none; the owner resets it. */
+  constructor(stream: Conn, tail: Uint8Array) {
+    this.request = decodeRequest(tail)
+    this.#flow = new Flow(stream)
+  }
+
+  /** Bytes read so far. */
+  get bytes(): number {
+    return this.#receivedBytes
+  }
+
+  /** Fires when the sender went away before the result. */
+  get gone(): AbortSignal {
+    return this.#flow.gone
+  }
+
+  /** The message as it comes; once. Throws `a2a/size`, `a2a/length`, `a2a/gone`. */
+  async *body(): AsyncGenerator<Uint8Array, void, void> {
+    const { bytes: said } = this.request
+    for (;;) {
+      const chunk = await this.#flow.read()
+      if (chunk === undefined) break
+      this.#receivedBytes += chunk.length
+      if (this.#receivedBytes > (said ?? MESSAGE_BYTES_MAX)) {
+        throw said === undefined ? tooLong(this.#receivedBytes) : this.#wrongLength()
+      }
+      yield chunk
+    }
+    if (this.#flow.error) {
+      throw new TunnelError('a2a/gone', 'Cannot read the message: its sender went away', {
+        cause: this.#flow.error,
+      })
+    }
+    if (said !== undefined && this.#receivedBytes !== said) throw this.#wrongLength()
+  }
+
+  #wrongLength(): TunnelError {
+    const found = `found ${this.#receivedBytes} bytes, expected ${this.request.bytes}`
+    return new TunnelError('a2a/length', `Cannot read the message: ${found}`)
+  }
+
+  /** Waits while the sender does not read. Throws when it is gone. */
+  output(bytes: Uint8Array): Promise<void> {
+    return this.#answer(ANSWER.output, bytes)
+  }
+
+  errors(bytes: Uint8Array): Promise<void> {
+    return this.#answer(ANSWER.errors, bytes)
+  }
+
+  async #answer(kind: number, bytes: Uint8Array): Promise<void> {
+    for (let at = 0; at < bytes.length; at += RECORD_BYTES_MAX) {
+      await this.#flow.write(encodeRecord(kind, bytes.subarray(at, at + RECORD_BYTES_MAX)))
+    }
+  }
+
+  /** The last word; a second one is dropped. */
+  async finish(result: MessageResult): Promise<void> {
+    if (this.#finished) return
+    this.#finished = true
+    const short = {
+      ...result,
+      ...(result.message ? { message: result.message.slice(0, 1000) } : {}),
+    }
+    try {
+      await this.#flow.write(encodeRecord(ANSWER.result, utf8(JSON.stringify(short))))
+      this.#flow.end()
+      // What is left of the message is of no use; the sender stops when it sees the result.
+      this.#flow.drain()
+    } catch {
+      // The sender is gone: nobody to tell.
+    }
+  }
+
+  /** Ends it without a result. */
+  abort(): void {
+    this.#flow.abort()
+  }
+}
+
+export function encodeRecord(kind: number, payload: Uint8Array): Uint8Array {
+  return new ByteWriter(RECORD_HEADER_BYTES + payload.length)
+    .u8(kind)
+    .u32(payload.length)
+    .bytes(payload)
+    .done()
+}
+
+/** A `Conn` as something to await: one chunk at a time, reading paused while nobody asks. */
+class Flow {
+  readonly #conn: Conn
+  readonly #gone = new AbortController()
+  #chunks: Uint8Array[] = []
+  #ended = false
+  #closed = false
+  #draining = false
+  error: Error | undefined
+  #wake: (() => void) | undefined
+  #drained: (() => void) | undefined
+
+  constructor(conn: Conn) {
+    this.#conn = conn
+    conn.handle({
+      data: (bytes) => {
+        if (this.#draining) return
+        this.#chunks.push(bytes)
+        conn.pause()
+        this.#wake?.()
+      },
+      drain: () => this.#drained?.(),
+      end: () => {
+        this.#ended = true
+        this.#wake?.()
+      },
+      closed: (error) => {
+        this.#closed = true
+        this.#ended = true
+        this.error = error
+        if (error) this.#gone.abort(error)
+        this.#wake?.()
+        this.#drained?.()
+      },
+    })
+  }
+
+  get gone(): AbortSignal {
+    return this.#gone.signal
+  }
+
+  get isEnded(): boolean {
+    return this.#ended
+  }
+
+  /** Undefined at the end; `error` tells a broken one. */
+  async read(): Promise<Uint8Array | undefined> {
+    while (this.#chunks.length === 0 && !this.#ended) {
+      await new Promise<void>((resolve) => void (this.#wake = resolve))
+    }
+    const chunk = this.#chunks.shift()
+    if (this.#chunks.length === 0 && !this.#closed) this.#conn.resume()
+    return chunk
+  }
+
+  /** Throws what closed the stream. */
+  async write(bytes: Uint8Array): Promise<void> {
+    if (bytes.length === 0) return
+    if (this.#closed) throw broken(this.error)
+    const sent = this.#conn.write(bytes)
+    if (sent === 'lost') throw broken(this.error)
+    while (sent === 'queued' && this.#conn.buffered() > 0 && !this.#closed) {
+      await new Promise<void>((resolve) => void (this.#drained = resolve))
+      break
+    }
+  }
+
+  end(): void {
+    if (!this.#closed) this.#conn.end()
+  }
+
+  /** Drops what still comes. */
+  drain(): void {
+    this.#draining = true
+    this.#chunks = []
+    if (!this.#closed) this.#conn.resume()
+  }
+
+  abort(): void {
+    if (this.#closed) return
+    const { reset } = this.#conn as { reset?: (code: number, reason?: string) => void }
+    if (reset) reset.call(this.#conn, RESET.aborted)
+    else this.#conn.abort()
+  }
+}
+
+/** Remembers which messages were taken, so that one that is sent again is not taken twice. */
+export class Taken {
+  readonly #results = new Map<string, MessageResult>()
+  readonly #most: number
+
+  /** `most` messages are remembered, of all peers together; the oldest go first. */
+  constructor(most = 4096) {
+    this.#most = most
+  }
+
+  /** What became of it the first time. */
+  find(peer: string, id: string): MessageResult | undefined {
+    const result = this.#results.get(`${peer} ${id}`)
+    return result && { ...result, again: true }
+  }
+
+  keep(peer: string, id: string, result: MessageResult): void {
+    this.#results.set(`${peer} ${id}`, result)
+    if (this.#results.size <= this.#most) return
+    for (const oldest of this.#results.keys()) {
+      this.#results.delete(oldest)
+      break
+    }
+  }
+}
+
+/** A thrown error as a result for the sender. */
+export function failure(error: unknown): MessageResult {
+  const { code, message } = asTunnelError(error, 'a2a/fault')
+  return { status: 'failed', code, message }
+}
