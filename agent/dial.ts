@@ -47,8 +47,6 @@ export class Dialler {
   readonly #ports: DialPorts
   readonly #name: string
   readonly #visits = new Map<string, Promise<Mux>>()
-  /** The newest passport seen of each key, in this run and those before. */
-  readonly #newest = new Map<string, number>()
 
   constructor(ports: DialPorts, name: string) {
     this.#ports = ports
@@ -62,7 +60,7 @@ export class Dialler {
 
   /** Who serves the name now and is trusted. Throws `dial/unknown`, `trust/…`, `passport/…`. */
   async resolve(): Promise<Served[]> {
-    const { uplink, world, trust } = this.#ports
+    const { uplink, world, trust, passports } = this.#ports
     const reply = await uplink.request({ do: 'resolve', name: this.#name })
     const agents = reply['agents']
     if (!Array.isArray(agents) || agents.length === 0 || agents.length > AGENTS_MAX) {
@@ -76,7 +74,7 @@ export class Dialler {
     for (const { key, passport } of agents as { key: unknown; passport: unknown }[]) {
       if (typeof key !== 'string' || typeof passport !== 'string') continue
       try {
-        const newest = await this.#newestOf(key)
+        const newest = await passports.newest(key)
         const { certificates, names, sequence } = openPassport(
           world.crypto,
           fromBase64(passport),
@@ -97,22 +95,9 @@ export class Dialler {
         new TunnelError('dial/passport', `Cannot reach "${this.#name}": no passport names it`)
     }
     const trusted = new Set(await trust(this.#name, served.map(({ key }) => key)))
-    for (const key of trusted) await this.#saw(key, seen.get(key)!)
+    // Of those that are trusted alone, so that no stranger fills the file.
+    for (const key of trusted) await passports.keep(key, seen.get(key)!)
     return served.filter(({ key }) => trusted.has(key))
-  }
-
-  async #newestOf(key: string): Promise<number> {
-    const known = this.#newest.get(key) ?? await this.#ports.passports.newest(key)
-    this.#newest.set(key, known)
-    return known
-  }
-
-  /** Of those that are trusted alone, so that no stranger fills the file. */
-  async #saw(key: string, sequence: number): Promise<void> {
-    if (sequence === this.#newest.get(key)) return
-    this.#newest.set(key, sequence)
-    // A number that cannot be kept is no reason to refuse: this run knows it.
-    await this.#ports.passports.keep(key, sequence).catch(() => {})
   }
 
   /** One connection, TLS done and the other end proven. */

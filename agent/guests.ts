@@ -19,6 +19,7 @@ import {
 } from '../core/key.ts'
 import { openPassport } from '../core/passport.ts'
 import type { Joining } from './join.ts'
+import type { KnownPassports } from './known_agents.ts'
 import type { RelayApi } from './relay_api.ts'
 import type { World } from './world.ts'
 
@@ -94,6 +95,7 @@ export class Guests {
   readonly #world: World
   readonly #ports: GuestPorts
   readonly #allow: Allowed[]
+  readonly #passports: KnownPassports
   /** KEY → the name that it goes by. */
   #identities = new Map<string, string>()
   /** Certificate, in hex → the name of its owner. */
@@ -111,12 +113,16 @@ export class Guests {
   constructor(world: World, ports: GuestPorts) {
     this.#world = world
     this.#ports = ports
+    this.#passports = ports.joining.profile.knownPassports()
     this.#allow = ports.allow.map(classify)
   }
 
   /** Reads the pins and asks for passports. Throws `guests/unknown` when `--allow` names nobody. */
   async start(): Promise<void> {
-    const known = await this.#ports.joining.profile.knownAgents().list()
+    const { profile, identity } = this.#ports.joining
+    const known = await profile.knownAgents().list()
+    // A file that cannot be read would let nobody in, without a word.
+    await this.#passports.newest(formatKey(identity.public))
     for (const allowed of this.#allow) {
       if (allowed.kind === 'name' && !known.some(({ name }) => name === allowed.name)) {
         throw new TunnelError(
@@ -295,7 +301,9 @@ export class Guests {
     const worker = async (): Promise<void> => {
       for (let next = queue.shift(); next && !this.#closed; next = queue.shift()) {
         const [key, name] = next
-        for (const hash of await this.#vouched(key) ?? []) certificates.set(hash, name)
+        for (const hash of await this.#vouched(key, { keep: true }) ?? []) {
+          certificates.set(hash, name)
+        }
       }
     }
     await Promise.all(Array.from({ length: ASKING_MAX }, worker))
@@ -305,13 +313,19 @@ export class Guests {
   }
 
   /** Certificates, in hex, that the passport of a KEY names now; undefined: there is no good one. */
-  async #vouched(key: string): Promise<string[] | undefined> {
+  async #vouched(key: string, { keep = false } = {}): Promise<string[] | undefined> {
     const { api } = this.#ports
     const { crypto, clock } = this.#world
     try {
       const bytes = await api.passport(key)
       if (!bytes) return undefined
-      const passport = openPassport(crypto, bytes, { now: clock.now(), identity: parseKey(key) })
+      const passport = openPassport(crypto, bytes, {
+        now: clock.now(),
+        identity: parseKey(key),
+        afterSequence: await this.#passports.newest(key) - 1,
+      })
+      // Of those that may come in alone, so that no stranger fills the file.
+      if (keep) await this.#passports.keep(key, passport.sequence)
       return passport.certificates.map(hex)
     } catch {
       // A relay that does not answer, or a passport that does not hold: nobody is let in by it.

@@ -281,6 +281,8 @@ export class KnownRelays {
 /** The newest passport seen of each identity: an older one is a replay, in whatever run. */
 export class KnownPassports {
   readonly #file: PinFile<{ key: string; sequence: number }>
+  /** What this run has read or seen. */
+  readonly #newest = new Map<string, number>()
 
   constructor(ports: PinPorts) {
     this.#file = new PinFile(ports, parseSeen)
@@ -288,13 +290,25 @@ export class KnownPassports {
 
   /** The sequence number; 0 where none was seen. Throws `trust/corrupt`. */
   async newest(key: string): Promise<number> {
+    const known = this.#newest.get(key)
+    if (known !== undefined) return known
     const seen = (await this.#file.pins()).filter((pin) => pin.key === key)
-    return Math.max(0, ...seen.map(({ sequence }) => sequence))
+    const newest = Math.max(0, ...seen.map(({ sequence }) => sequence))
+    // Those alone that are in the file: what strangers ask about is not remembered.
+    if (newest > 0) this.#newest.set(key, newest)
+    return newest
   }
 
   /** Keeps a higher number, and never a lower one: another process may know a newer passport. */
   async keep(key: string, sequence: number): Promise<void> {
     parseKey(key)
+    if ((this.#newest.get(key) ?? -1) >= sequence) return
+    this.#newest.set(key, sequence)
+    // A number that cannot be written is no reason to refuse: this run knows it.
+    await this.#write(key, sequence).catch(() => {})
+  }
+
+  async #write(key: string, sequence: number): Promise<void> {
     await this.#file.change((lines) => {
       const kept = lines.map(({ line }) => line)
       if (lines.some(({ pin }) => pin?.key === key && pin.sequence >= sequence)) return kept

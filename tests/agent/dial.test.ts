@@ -34,8 +34,12 @@ type Answer = { key: string; passport: string }[]
 
 /** A dialler whose relay answers what `answers` holds, one after the other. */
 function against(...answers: Answer[]): Dialler {
+  const newest = new Map<string, number>()
   return dialler(answers, {
-    passports: { newest: () => Promise.resolve(0), keep: () => Promise.resolve() },
+    passports: {
+      newest: (key) => Promise.resolve(newest.get(key) ?? 0),
+      keep: (key, sequence) => Promise.resolve(void newest.set(key, sequence)),
+    },
   })
 }
 
