@@ -11,3 +11,14 @@ export async function rejection(promise: Promise<unknown>): Promise<string | und
   }
   return undefined
 }
+
+/** The code of the TunnelError that `run` throws; undefined when it throws none. */
+export function thrown(run: () => unknown): string | undefined {
+  try {
+    run()
+  } catch (error) {
+    if (error instanceof TunnelError) return error.code
+    throw error
+  }
+  return undefined
+}
