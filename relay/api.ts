@@ -9,10 +9,22 @@
 import { createRoute, OpenAPIHono } from '@hono/zod-openapi'
 import type { z } from '@hono/zod-openapi'
 import type { Context } from 'hono'
+import {
+  BODY_PROBLEMS,
+  CONFLICT,
+  jsonAnswer,
+  jsonBody,
+  MISSING,
+  missing,
+  NOTHING,
+  PROBLEMS,
+} from './api_answers.ts'
+import type { Api } from './api_answers.ts'
+import { blockRoutes, certificateRoutes } from './api_operator.ts'
 import * as shapes from './api_shapes.ts'
 import type { AppEnv, AppPorts } from './app.ts'
 import { authenticate, relayAnswer } from './app.ts'
-import { needAdmin, needNoToken, seenScope, sees, wantedCredential } from './api_rights.ts'
+import { needNoToken, seenScope, sees, wantedCredential } from './api_rights.ts'
 import type { CredentialKind, CredentialRecord } from './credentials.ts'
 import { apiPage } from './pages/api.ts'
 import { overQuota, Problem, wrongMethod } from './problem.ts'
@@ -20,23 +32,6 @@ import { scopeWho } from './quota.ts'
 
 /** Rounds through the store for one page of credentials, when most are of the other kind. */
 const ROUNDS_MAX = 8
-
-type Api = OpenAPIHono<AppEnv>
-
-const NOTHING = { description: 'Done; there is nothing to say.' }
-/** What every route can answer. */
-const PROBLEMS = {
-  400: problemAnswer('The request cannot be read.'),
-  401: problemAnswer('No credential, or none that holds.'),
-  403: problemAnswer('This credential does not allow it.'),
-  429: problemAnswer('Too many requests; Retry-After says when to come back.'),
-}
-const MISSING = { 404: problemAnswer('There is none, or it is not of your scope.') }
-const CONFLICT = { 409: problemAnswer('As things stand now it cannot be done.') }
-const BODY_PROBLEMS = {
-  413: problemAnswer('The body is too large.'),
-  415: problemAnswer('The body is not JSON.'),
-}
 
 export function createApi(ports: AppPorts): Api {
   const api: Api = new OpenAPIHono<AppEnv>({
@@ -71,6 +66,7 @@ export function createApi(ports: AppPorts): Api {
   credentialRoutes(api, ports, 'token')
   nameRoutes(api, ports)
   blockRoutes(api, ports)
+  certificateRoutes(api, ports)
   refuseOtherMethods(api)
   return api
 }
@@ -95,6 +91,7 @@ function document(version: string) {
       { name: 'tokens', description: 'Fleet tokens.' },
       { name: 'names', description: 'Names that are reserved.' },
       { name: 'blocks', description: 'The kill switch.' },
+      { name: 'certificates', description: 'Client certificates that are revoked.' },
     ],
   }
 }
@@ -288,65 +285,6 @@ function nameRoutes(api: Api, ports: AppPorts): void {
   )
 }
 
-function blockRoutes(api: Api, ports: AppPorts): void {
-  const { registry, log } = ports
-  api.openapi(
-    createRoute({
-      method: 'get',
-      path: '/blocks',
-      tags: ['blocks'],
-      operationId: 'listBlocks',
-      summary: 'Names and scopes that are cut off',
-      responses: { 200: jsonAnswer(shapes.pageOf(shapes.blockSchema)), ...PROBLEMS },
-    }),
-    (c) => {
-      needAdmin(c.get('grant'))
-      return c.json({ items: registry.blocks().map(shapes.showBlock) }, 200)
-    },
-  )
-  api.openapi(
-    createRoute({
-      method: 'post',
-      path: '/blocks',
-      tags: ['blocks'],
-      operationId: 'addBlock',
-      summary: 'Cut a name or a scope off, visitors of now included',
-      request: { body: jsonBody(shapes.newBlockSchema) },
-      responses: { 201: jsonAnswer(shapes.blockSchema), ...PROBLEMS, ...BODY_PROBLEMS },
-    }),
-    async (c) => {
-      needAdmin(c.get('grant'))
-      const { reason, ...wanted } = c.req.valid('json')
-      const target = oneTarget(wanted)
-      await registry.block({ ...target, reason })
-      log.warn('blocked', { ...target, reason })
-      const added = registry.blocks().find((block) =>
-        block.name === target.name && block.scope === target.scope
-      )
-      if (!added) throw missing('a block')
-      return c.json(shapes.showBlock(added), 201)
-    },
-  )
-  api.openapi(
-    createRoute({
-      method: 'delete',
-      path: '/blocks',
-      tags: ['blocks'],
-      operationId: 'removeBlock',
-      summary: 'Let a name or a scope in again',
-      request: { query: shapes.blockQuerySchema },
-      responses: { 204: NOTHING, ...PROBLEMS, ...MISSING },
-    }),
-    async (c) => {
-      needAdmin(c.get('grant'))
-      const target = oneTarget(c.req.valid('query'))
-      if (!await registry.unblock(target)) throw missing('a block')
-      log.warn('unblocked', target)
-      return c.body(null, 204)
-    },
-  )
-}
-
 async function listCredentials(
   { credentials }: AppPorts,
   want: {
@@ -373,19 +311,6 @@ async function listCredentials(
   return { items, ...(after === undefined ? {} : { next: after }) }
 }
 
-function oneTarget(target: {
-  name?: string | undefined
-  scope?: string | undefined
-}): { name: string; scope?: never } | { scope: string; name?: never } {
-  const { name, scope } = target
-  if (name !== undefined && scope === undefined) return { name }
-  if (scope !== undefined && name === undefined) return { scope }
-  throw new Problem(400, {
-    code: 'api/request',
-    message: 'Cannot read the request: expected exactly one of "name" and "scope"',
-  })
-}
-
 function needJson(c: Context<AppEnv>): void {
   const type = (c.req.header('content-type') ?? '').split(';')[0]!.trim().toLowerCase()
   if (type === 'application/json') return
@@ -408,10 +333,6 @@ function unreadable(error: z.core.$ZodError): Problem {
   })
 }
 
-function missing(what: string): Problem {
-  return new Problem(404, { code: 'api/unknown', message: `Cannot find ${what} of that name` })
-}
-
 function refuseOtherMethods(api: Api): void {
   const methods = new Map<string, Set<string>>()
   for (const definition of api.openAPIRegistry.definitions) {
@@ -421,16 +342,4 @@ function refuseOtherMethods(api: Api): void {
     methods.set(path, known.add(definition.route.method.toUpperCase()))
   }
   for (const [path, known] of methods) api.all(path, wrongMethod(...known))
-}
-
-function jsonAnswer<T extends z.ZodType>(schema: T) {
-  return { description: 'Done.', content: { 'application/json': { schema } } }
-}
-
-function jsonBody<T extends z.ZodType>(schema: T) {
-  return { required: true as const, content: { 'application/json': { schema } } }
-}
-
-function problemAnswer(description: string) {
-  return { description, content: { 'application/json': { schema: shapes.problemSchema } } }
 }

@@ -10,6 +10,7 @@ import type { CredentialRecord } from './credentials.ts'
 import { LABEL_LENGTH_MAX, PATTERNS_MAX } from './credentials.ts'
 import { PATTERN_LENGTH_MAX } from './glob.ts'
 import type { NameRecord } from './registry.ts'
+import type { RevokedCertificate } from './revoked_certificates.ts'
 
 /** Entries of one page. */
 export const PAGE_MAX = 200
@@ -105,6 +106,23 @@ export const newBlockSchema = z.strictObject({
   reason: z.string().min(1).max(REASON_LENGTH_MAX),
 }).openapi('NewBlock', { description: 'Exactly one of `name` and `scope`.' })
 
+const serialSchema = z.string().max(80).regex(/^[0-9a-fA-F:]+$/).openapi({
+  description: 'The serial number in hex, with colons or without.',
+  example: '1f:2e',
+})
+export const revokedSchema = z.strictObject({
+  serial: serialSchema,
+  reason: z.string(),
+  since: timeSchema,
+}).openapi('RevokedCertificate')
+export const newRevokedSchema = z.strictObject({
+  serial: serialSchema,
+  reason: z.string().min(1).max(REASON_LENGTH_MAX),
+}).openapi('NewRevokedCertificate')
+export const serialParamSchema = z.object({
+  serial: serialSchema.openapi({ param: { name: 'serial', in: 'path' } }),
+})
+
 export const agentSchema = z.strictObject({
   key: keySchema,
   scope: scopeSchema,
@@ -193,6 +211,10 @@ export function showName({ name, scope, reservedAt }: NameRecord): z.output<
 
 export function showBlock({ since, ...block }: Block): z.output<typeof blockSchema> {
   return { ...block, since: iso(since) }
+}
+
+export function showRevoked(revoked: RevokedCertificate): z.output<typeof revokedSchema> {
+  return { ...revoked, since: iso(revoked.since) }
 }
 
 function iso(ms: number): string {

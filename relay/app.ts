@@ -25,6 +25,7 @@ import { addressWho } from './quota.ts'
 import type { Quota } from './quota.ts'
 import type { Registry } from './registry.ts'
 import type { AgentInfo } from './relay.ts'
+import type { RevokedCertificates } from './revoked_certificates.ts'
 import type { Settings } from './settings.ts'
 import type { Store } from './store/store.ts'
 
@@ -54,6 +55,8 @@ export interface AppPorts {
   credentials: Credentials
   registry: Registry
   quota: Quota
+  /** Absent where no certificate admits anybody. */
+  revoked?: RevokedCertificates
   metrics: Metrics
   log: Log
   store: Pick<Store, 'commit'>

@@ -9,11 +9,9 @@
 import type { Clock, Timer } from '../core/clock.ts'
 import { TunnelError } from '../core/errors.ts'
 import { isName } from '../core/key.ts'
-import { commitWhen, Turnstile } from './store/retry.ts'
 import type { Entry, Store } from './store/store.ts'
-import { walk } from './store/walk.ts'
 import type { WatchOptions } from './store/watch.ts'
-import { watch } from './store/watch.ts'
+import { WatchedList } from './store/watched_list.ts'
 
 /** Blocks at once: all are in memory. */
 export const BLOCKS_MAX = 100_000
@@ -37,38 +35,33 @@ export interface BlockTarget {
 }
 
 export class Blocks {
-  readonly #store: Store
+  readonly #list: WatchedList<Block>
   readonly #clock: Clock
-  readonly #turns = new Turnstile()
-  readonly #listeners = new Set<(block: Block) => void>()
-  #byKey = new Map<string, Block>()
-  #version = 0
 
-  private constructor(store: Store, clock: Clock) {
-    this.#store = store
+  private constructor(list: WatchedList<Block>, clock: Clock) {
+    this.#list = list
     this.#clock = clock
   }
 
   static async open(store: Store, clock: Clock): Promise<Blocks> {
-    const blocks = new Blocks(store, clock)
-    await blocks.refresh()
-    return blocks
+    const of = { prefix: 'blocks/', changed: CHANGED, max: BLOCKS_MAX, read: readBlock }
+    return new Blocks(await WatchedList.open(store, clock, of), clock)
   }
 
   /** The block that holds for an endpoint of `scope`; `name` is empty for a link. */
   find(name: string | undefined, scope: string): Block | undefined {
-    return this.#byKey.get(`blocks/scopes/${scope}`) ??
-      (name ? this.#byKey.get(`blocks/names/${name}`) : undefined)
+    return this.#list.get(`blocks/scopes/${scope}`) ??
+      (name ? this.#list.get(`blocks/names/${name}`) : undefined)
   }
 
   all(): Block[] {
-    return [...this.#byKey.values()]
+    return this.#list.all()
   }
 
   /** Throws `registry/block`, `registry/too-many`. Listeners are told before it resolves. */
   async add(target: BlockTarget, reason: string): Promise<void> {
     const key = blockKey(target)
-    if (this.#byKey.size >= BLOCKS_MAX && !this.#byKey.has(key)) {
+    if (this.#list.size >= BLOCKS_MAX && !this.#list.get(key)) {
       throw new TunnelError(
         'registry/too-many',
         `Cannot block: found ${BLOCKS_MAX} blocks, the most that a relay holds`,
@@ -76,63 +69,25 @@ export class Blocks {
       )
     }
     const value = { reason: reason.slice(0, REASON_LENGTH_MAX), since: this.#clock.now() }
-    await this.#change(async () => ({
-      commit: { puts: [{ key, value }, { key: CHANGED, value: value.since }] },
-      result: true,
-    }))
+    await this.#list.add(key, value)
   }
 
   /** False where there was no such block. */
   async remove(target: BlockTarget): Promise<boolean> {
-    const key = blockKey(target)
-    return await this.#change(async () => {
-      if (await this.#store.get(key) === undefined) return { result: false }
-      const now = this.#clock.now()
-      return {
-        commit: { deletes: [key], puts: [{ key: CHANGED, value: now }] },
-        result: true,
-      }
-    })
+    return await this.#list.remove(blockKey(target))
   }
 
   onAdded(listener: (block: Block) => void): () => void {
-    this.#listeners.add(listener)
-    return () => void this.#listeners.delete(listener)
+    return this.#list.onAdded(listener)
   }
 
   watch(options: WatchOptions): Timer {
-    return watch(this.#clock, () => this.#turns.run(() => this.#refreshNow()), options)
+    return this.#list.watch(options)
   }
 
   /** Reads what other processes changed and tells of new blocks. */
   async refresh(): Promise<void> {
-    await this.#turns.run(() => this.#refreshNow())
-  }
-
-  #change(decide: Parameters<typeof commitWhen<boolean>>[1]): Promise<boolean> {
-    return this.#turns.run(async () => {
-      const changed = await commitWhen(this.#store, decide)
-      if (changed) await this.#refreshNow()
-      return changed
-    })
-  }
-
-  async #refreshNow(): Promise<void> {
-    const version = (await this.#store.get(CHANGED))?.version ?? 0
-    if (version === this.#version) return
-    const found = new Map<string, Block>()
-    for await (const entry of walk(this.#store, 'blocks/')) {
-      found.set(entry.key, readBlock(entry))
-      if (found.size >= BLOCKS_MAX) break
-    }
-    const before = this.#byKey
-    this.#byKey = found
-    // The number read before the list: a change in between is seen again next time, never missed.
-    this.#version = version
-    for (const [key, block] of found) {
-      if (before.has(key)) continue
-      for (const listener of [...this.#listeners]) listener(block)
-    }
+    await this.#list.refresh()
   }
 }
 

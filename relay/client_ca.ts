@@ -11,6 +11,7 @@ import { isTunnelError, TunnelError } from '../core/errors.ts'
 import type { ErrorCode } from '../core/errors.ts'
 import { isName } from '../core/key.ts'
 import type { Grant } from './credentials.ts'
+import { serialOf } from './revoked_certificates.ts'
 
 /** Certificates of one chain, the leaf among them. */
 export const CHAIN_LENGTH_MAX = 4
@@ -36,6 +37,8 @@ export interface CertifiedScope {
   fingerprint: string
   /** When the first certificate of the path expires, in milliseconds since 1970. */
   expiresAt: number
+  /** Of the leaf and the authorities between it and the anchor, as `serialOf` writes them. */
+  serials: string[]
 }
 
 /**
@@ -68,13 +71,15 @@ export function certificateVerifier(caPem: string, clock: Clock): CertificateVer
       scope: scopeOf(leaf),
       fingerprint: hex(new Uint8Array(digest)),
       expiresAt: Math.min(...path.map(({ notAfter }) => notAfter.getTime())),
+      serials: path.slice(0, -1).map(({ serialNumber }) => serialOf(serialNumber)),
     }
   }
 }
 
 /** What a checked certificate allows: every name of its scope, until it expires. */
-export function certificateGrant({ scope, fingerprint, expiresAt }: CertifiedScope): Grant {
-  return { id: fingerprint, kind: 'certificate', scope, admin: false, expiresAt }
+export function certificateGrant(certified: CertifiedScope): Grant {
+  const { scope, fingerprint, expiresAt, serials } = certified
+  return { id: fingerprint, kind: 'certificate', scope, admin: false, expiresAt, serials }
 }
 
 function readAuthorities(pem: string): x509.X509Certificate[] {

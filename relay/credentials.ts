@@ -73,6 +73,8 @@ export interface Grant {
   maxAgents?: number
   /** The link must end then. */
   expiresAt?: number
+  /** Of a certificate and those above it: when one of them is revoked, the link must end. */
+  serials?: string[]
 }
 
 export interface NewCredential {

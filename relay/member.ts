@@ -52,6 +52,8 @@ export interface Authorised {
   grant: string
   /** Milliseconds since 1970: the link ends with the credential. */
   expiresAt?: number | undefined
+  /** Serial numbers of the certificates that let it in. */
+  serials?: readonly string[] | undefined
   /** Whether that credential may claim the name. */
   allows(name: string): boolean
 }

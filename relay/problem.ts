@@ -41,6 +41,8 @@ const STATUSES: readonly (readonly [code: string, status: ContentfulStatusCode])
   ['credentials/expired', 401],
   ['credentials/revoked', 401],
   ['credentials/', 400],
+  ['certificate/serial', 400],
+  ['certificate/too-many', 409],
   ['key/', 400],
   ['store/full', 507],
   ['store/key', 400],

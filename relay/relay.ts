@@ -31,6 +31,7 @@ import type { PublicPortsNet } from './public_ports.ts'
 import { addressWho, paceOf, quotaError, scopeWho } from './quota.ts'
 import type { GaugeKind, Quota } from './quota.ts'
 import type { Registry } from './registry.ts'
+import type { RevokedCertificates } from './revoked_certificates.ts'
 import {
   checkClaim,
   claimReply,
@@ -76,6 +77,8 @@ export interface RelayPorts {
   bulkTls?: Inward
   /** Checks client certificates; absent where the relay has no authority for them. */
   verifyCertificate?: CertificateVerifier
+  /** Certificates that admit nobody any more. */
+  revoked?: RevokedCertificates
   /** The public port as URLs name it, known when the listener is up. */
   publicPort(): number
   /** How its URLs begin, and whether inspectable endpoints are paths; default https, by name. */
@@ -188,6 +191,12 @@ export class Relay implements MemberOwner {
     ports.credentials.onRevoked((grant) => {
       this.cut((member) => member.authorised?.grant === grant, 'its credential was revoked')
     })
+    ports.revoked?.onRevoked(({ serial }) => {
+      this.cut(
+        ({ authorised }) => authorised?.serials?.includes(serial) ?? false,
+        'its certificate was revoked',
+      )
+    })
     ports.registry.onBlocked((block) => {
       this.visitors.cut(({ endpoint }) =>
         endpoint.name === block.name || endpoint.scope === block.scope
@@ -299,6 +308,7 @@ export class Relay implements MemberOwner {
         scope: grant.scope,
         grant: grant.id,
         expiresAt: grant.expiresAt,
+        serials: grant.serials,
         allows: (name) => allowsName(grant, name),
       }
       this.#limitAgents(grant, member)
@@ -323,7 +333,14 @@ export class Relay implements MemberOwner {
   }
 
   async #certified({ chain, message, signature }: ShownCertificate): Promise<Grant> {
-    return certificateGrant(await this.#ports.verifyCertificate!(chain, message, signature))
+    const certified = await this.#ports.verifyCertificate!(chain, message, signature)
+    const revoked = this.#ports.revoked?.find(certified.serials)
+    if (!revoked) return certificateGrant(certified)
+    throw new TunnelError(
+      'certificate/revoked',
+      `Cannot admit the certificate: serial number ${revoked.serial} was revoked`,
+      { hint: 'Ask the operator for a new one.' },
+    )
   }
 
   #limitAgents(grant: Grant, member: Member): void {

@@ -41,6 +41,23 @@ const VERBS: Readonly<Record<string, Verb>> = {
     verbs: {
       keys: credentialVerbs('keys', 'API keys'),
       tokens: credentialVerbs('tokens', 'fleet tokens'),
+      certificates: {
+        summary: 'client certificates that are revoked',
+        verbs: {
+          list: {
+            summary: 'list the revoked certificates',
+            load: async () => (await import('../commands/certificates.ts')).listCertificates,
+          },
+          revoke: {
+            summary: 'revoke a client certificate at once',
+            load: async () => (await import('../commands/certificates.ts')).revokeCertificate,
+          },
+          restore: {
+            summary: 'let a client certificate admit again',
+            load: async () => (await import('../commands/certificates.ts')).restoreCertificate,
+          },
+        },
+      },
       block: {
         summary: 'cut a name or a scope off at once',
         load: async () => (await import('../commands/names.ts')).block,

@@ -20,6 +20,7 @@ import { Metrics } from '../metrics.ts'
 import { Quota } from '../quota.ts'
 import { Registry } from '../registry.ts'
 import type { Relay, RelayPorts } from '../relay.ts'
+import { RevokedCertificates } from '../revoked_certificates.ts'
 import type { Settings } from '../settings.ts'
 import type { Store } from '../store/store.ts'
 
@@ -144,7 +145,8 @@ async function openServices(options: HostOptions): Promise<{
     clock,
     namesMax: (scope) => quota.limit('names', { scope }),
   })
-  const watches = [await credentials.watch(), registry.watch()]
+  const revoked = await RevokedCertificates.open(store, clock)
+  const watches = [credentials.watch(), registry.watch(), revoked.watch()]
   const admin = await credentials.ensureAdmin()
   const verifyCertificate = settings.clientCaPath === ''
     ? undefined
@@ -162,6 +164,7 @@ async function openServices(options: HostOptions): Promise<{
     credentials,
     registry,
     quota,
+    revoked,
     metrics,
     log,
     settings: { ...settings, names },

@@ -75,6 +75,32 @@ test('the certificate of the authority lets the agent in', async () => {
   await agent.stop()
 })
 
+test('a revoked one is cut off at once and let in no more', async () => {
+  const env = { ...world.joins(relay), ...shown('ours') }
+  const agent = world.sotto(['http', '9', '--name', 'web', '--json'], { env })
+  await agent.event('up')
+  const { stdout: serial } = await world.run('openssl', [
+    'x509',
+    '-noout',
+    '-serial',
+    '-in',
+    world.path('ours.pem'),
+  ])
+  const operate = (...words: string[]) =>
+    world.sotto(['relay', 'certificates', ...words], {
+      env: { ...world.joins(relay), SOTTO_ADMIN_KEY: relay.adminKey },
+    }).ended
+  assert.is((await operate('revoke', serial.trim(), '--reason', 'stolen')).code, 0)
+  assert.is((await agent.ended).code, 1)
+  const again = world.sotto(['http', '9', '--name', 'web'], { env })
+  await again.says(/revoked/)
+  assert.is((await again.ended).code, 1)
+  assert.is((await operate('restore', serial.trim())).code, 0)
+  const back = world.sotto(['http', '9', '--name', 'web', '--json'], { env })
+  await back.event('up')
+  await back.stop()
+})
+
 test('one of another authority with the same names does not', async () => {
   const agent = world.sotto(['http', '9', '--name', 'other', '--json'], {
     env: { ...world.joins(relay), ...shown('theirs') },

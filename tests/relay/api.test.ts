@@ -72,6 +72,8 @@ test('the document keeps the rules of OpenAPI 3.1', async () => {
   assert.equal(Object.keys(document.paths).sort(), [
     '/agents',
     '/blocks',
+    '/certificates',
+    '/certificates/{serial}',
     '/grant',
     '/keys',
     '/keys/{id}',
@@ -431,6 +433,32 @@ test('blocks: by the admin key alone, exactly one of name and scope', async () =
   await call('DELETE', '/blocks?name=web', { key: admin, status: 404 })
   assert.not(relay.ports.registry.isBlocked('web', 'home'))
   assert.ok(relay.ports.registry.isBlocked('x', 'bad'))
+})
+
+test('certificates are revoked by serial number, by the admin alone', async () => {
+  const { relay, call, home, admin } = await made()
+  const told: string[] = []
+  relay.ports.revoked!.onRevoked(({ serial }) => void told.push(serial))
+  const json = { serial: '00:1F:2E', reason: 'laptop stolen' }
+  for (
+    const [method, path, json] of [
+      ['GET', '/certificates', undefined],
+      ['POST', '/certificates', { serial: '1f', reason: 'mine' }],
+      ['DELETE', '/certificates/1f', undefined],
+    ] as const
+  ) await call(method, path, { key: home.secret, json, status: 403 })
+  const { body } = await call('POST', '/certificates', { key: admin, json, status: 201 })
+  assert.is(body['serial'], '1f2e')
+  assert.equal(told, ['1f2e'])
+  const list = await call('GET', '/certificates', { key: admin, status: 200 })
+  assert.equal((list.body['items'] as { reason: string }[]).map(({ reason }) => reason), [
+    'laptop stolen',
+  ])
+  for (const serial of ['', 'zz', ':', '1'.repeat(41)]) {
+    await call('POST', '/certificates', { key: admin, json: { serial, reason: 'x' }, status: 400 })
+  }
+  await call('DELETE', '/certificates/001F2E', { key: admin, status: 204 })
+  await call('DELETE', '/certificates/1f2e', { key: admin, status: 404 })
 })
 
 test('relay and agents', async () => {

@@ -13,6 +13,7 @@ import { Metrics } from '../../relay/metrics.ts'
 import { Quota } from '../../relay/quota.ts'
 import { Registry } from '../../relay/registry.ts'
 import type { AgentInfo } from '../../relay/relay.ts'
+import { RevokedCertificates } from '../../relay/revoked_certificates.ts'
 import { readSettings } from '../../relay/settings.ts'
 import { memoryStore } from '../../relay/store/memory.ts'
 import type { Store } from '../../relay/store/store.ts'
@@ -65,6 +66,7 @@ export async function testRelay(
     crypto: fast,
     credentials,
     registry: await Registry.open({ store, crypto: fast, clock }),
+    revoked: await RevokedCertificates.open(store, clock),
     quota: new Quota(clock, { limits: options.limits ?? {} }),
     metrics: new Metrics({ clock, version: '0.1.0', runtime: 'bun' }),
     log: createLog({ write: (line) => void lines.push(line), clock, level: 'debug', json: true }),

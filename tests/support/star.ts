@@ -27,6 +27,7 @@ import { Metrics } from '../../relay/metrics.ts'
 import { Quota } from '../../relay/quota.ts'
 import { Registry } from '../../relay/registry.ts'
 import { Relay } from '../../relay/relay.ts'
+import { RevokedCertificates } from '../../relay/revoked_certificates.ts'
 import { systemClock } from '../../relay/serve/host.ts'
 import { readSettings } from '../../relay/settings.ts'
 import { memoryStore } from '../../relay/store/memory.ts'
@@ -38,6 +39,7 @@ export interface Star {
   registry: Registry
   metrics: Metrics
   quota: Quota
+  revoked: RevokedCertificates
   /** Connections that the ingress handed to the relay's own HTTPS. */
   handedOff: { conn: Conn; first: Uint8Array }[]
   agent(options?: AgentOptions): Promise<TestAgent>
@@ -68,6 +70,7 @@ export async function makeStar(
   const metrics = new Metrics({ clock, version: 'test', runtime: 'test' })
   const quota = new Quota(clock, { limits })
   const identity = generateIdentity(fast)
+  const revoked = await RevokedCertificates.open(store, clock)
   const handedOff: Star['handedOff'] = []
   const agents: TestAgent[] = []
   const relay = new Relay({
@@ -87,6 +90,7 @@ export async function makeStar(
     },
     app: (conn, first) => void handedOff.push({ conn, first }),
     publicPort: () => 8443,
+    revoked,
     ...(clientCa ? { verifyCertificate: certificateVerifier(clientCa, clock) } : {}),
   })
   const secrets = new Map<string, string>()
@@ -103,6 +107,7 @@ export async function makeStar(
     registry,
     metrics,
     quota,
+    revoked,
     handedOff,
     async agent(options = {}) {
       const credential = options.credential ??
