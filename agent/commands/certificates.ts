@@ -43,7 +43,7 @@ export const revokeCertificate = command<SerialOptions>({
     summary: 'revoke a client certificate at once, links that it admitted too',
     args: ['SERIAL'],
     examples: [
-      ['sotto relay certificates revoke 1F2E --reason "laptop stolen"', 'One certificate.'],
+      ['sotto relay certificates revoke 1F2E --reason stolen', 'One certificate.'],
       ['sotto relay certificates revoke 0a:1b --key-file admin.key', 'Another, written otherwise.'],
     ],
     flags: [
