@@ -19,6 +19,7 @@ import {
 } from '../core/key.ts'
 import { openPassport } from '../core/passport.ts'
 import type { Joining } from './join.ts'
+import { pinPrint } from './known_agents.ts'
 import type { KnownPassports } from './known_agents.ts'
 import type { RelayApi } from './relay_api.ts'
 import type { World } from './world.ts'
@@ -282,7 +283,7 @@ export class Guests {
       const named = this.#allow.some((one) =>
         one.kind === 'name'
           ? one.name === pin.name
-          : one.kind === 'identity' && one.fingerprint === fingerprint(crypto, parseKey(pin.key))
+          : one.kind === 'identity' && one.fingerprint === pinPrint(crypto, pin)
       )
       if (named || pin.how !== 'first-use' || pin.verified) identities.set(pin.key, pin.name)
     }

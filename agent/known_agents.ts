@@ -4,9 +4,12 @@
  * where they are.
  *
  *   known_agents   NAME KEY HOW WHEN [verified]    several lines of a name are a pool
+ *                  @authority NAME KEY HOW WHEN    vouches for others, as an SSH CA does
+ *                  @revoked KEY WHEN               has said of itself that it is no more
  *   known_relays   HOST KEY WHEN
  *
- * KEY is 52 characters of base32, HOW `first-use`, `manual` or `code`, WHEN a date of ISO 8601.
+ * KEY is 52 characters of base32, or a fingerprint (SHA256:…) until the key was seen; HOW `first-use`,
+ * `manual`, `code` or `rotation`, WHEN a date of ISO 8601.
  * Beside them is what was seen of the passports of others, so that no relay can show an old one:
  *
  *   known_passports   KEY SEQUENCE    the one seen last at the end
@@ -21,18 +24,35 @@ import type { Files } from './world.ts'
 const FILE_BYTES_MAX = 1_048_576
 /** Identities whose newest passport is remembered; those not seen for longest are forgotten. */
 const PASSPORTS_MAX = 10_000
-const HOW = ['first-use', 'manual', 'code'] as const
+const HOW = ['first-use', 'manual', 'code', 'rotation'] as const
 
 export type PinHow = (typeof HOW)[number]
 
 export interface KnownAgent {
   readonly name: string
-  /** KEY. */
+  /** KEY, or SHA256:… where a person gave only that and nobody has come with the key yet. */
   readonly key: string
   readonly how: PinHow
   readonly when: string
   /** A person compared it by another way. */
   readonly verified: boolean
+}
+
+/** One line of known_agents. */
+type Pin =
+  | ({ kind: 'agent' } & KnownAgent)
+  | ({ kind: 'authority' } & KnownAgent)
+  | { kind: 'revoked'; key: string; when: string }
+
+/** True when a pin is of this KEY. */
+export function isPinOf(crypto: Crypto, pin: { key: string }, key: string): boolean {
+  return pin.key === key ||
+    (pin.key.startsWith('SHA256:') && pin.key === fingerprint(crypto, parseKey(key)))
+}
+
+/** The fingerprint of a pin, which may be all that it holds. */
+export function pinPrint(crypto: Crypto, pin: { key: string }): string {
+  return pin.key.startsWith('SHA256:') ? pin.key : fingerprint(crypto, parseKey(pin.key))
 }
 
 export interface KnownRelay {
@@ -109,7 +129,7 @@ class PinFile<P> {
 }
 
 export class KnownAgents {
-  readonly #file: PinFile<KnownAgent>
+  readonly #file: PinFile<Pin>
   readonly #ports: PinPorts
 
   constructor(ports: PinPorts) {
@@ -117,38 +137,89 @@ export class KnownAgents {
     this.#file = new PinFile(ports, parseAgent)
   }
 
-  list(): Promise<KnownAgent[]> {
-    return this.#file.pins()
+  async list(): Promise<KnownAgent[]> {
+    return (await this.#file.pins()).flatMap((pin) => pin.kind === 'agent' ? [pin] : [])
   }
 
   async find(name: string): Promise<KnownAgent[]> {
     return (await this.list()).filter((pin) => pin.name === name)
   }
 
+  async authorities(): Promise<KnownAgent[]> {
+    return (await this.#file.pins()).flatMap((pin) => pin.kind === 'authority' ? [pin] : [])
+  }
+
+  /** KEYs that were revoked by their own statement. */
+  async revoked(): Promise<string[]> {
+    return (await this.#file.pins()).flatMap((pin) => pin.kind === 'revoked' ? [pin.key] : [])
+  }
+
+  /** Remembered for ever: a relay that keeps the statement back changes nothing. */
+  async revoke(key: string): Promise<void> {
+    parseKey(key)
+    await this.#file.change((lines) => [
+      ...lines.map((one) => one.line),
+      ...(lines.some(({ pin }) => pin?.kind === 'revoked' && pin.key === key)
+        ? []
+        : [`@revoked ${key} ${this.#now()}`]),
+    ])
+  }
+
   /** Adds a pin, or renews how it came about. Throws `trust/name`, `key/format`. */
   async trust(
     name: string,
     key: string,
-    options: { how?: PinHow; verified?: boolean } = {},
+    options: { how?: PinHow; verified?: boolean; authority?: boolean } = {},
   ): Promise<void> {
     checkToken(name)
-    parseKey(key)
-    const { how = 'manual', verified = false } = options
-    const line = this.#line({ name, key, how, verified })
+    checkKey(key)
+    const { how = 'manual', verified = false, authority = false } = options
+    const kind = authority ? 'authority' : 'agent'
+    const line = this.#line({ name, key, how, verified }, kind)
     await this.#file.change((lines) => {
-      const at = lines.findIndex(({ pin }) => pin?.name === name && pin.key === key)
+      const at = lines.findIndex(({ pin }) =>
+        pin?.kind === kind && pin.name === name && this.#same(pin.key, key)
+      )
       if (at < 0) return [...lines.map((one) => one.line), line]
       if (how === 'first-use') return lines.map((one) => one.line)
       return lines.map((one, i) => i === at ? line : one.line)
     })
   }
 
+  /** A pin becomes that of its successor, wherever the old one stands; verified stays verified. */
+  async succeed(old: string, next: string): Promise<string[]> {
+    parseKey(next)
+    const names: string[] = []
+    await this.#file.change((lines) =>
+      lines.map(({ line, pin }) => {
+        if (!pin || pin.kind === 'revoked' || !this.#same(pin.key, old)) return line
+        names.push(pin.name)
+        return this.#line({ ...pin, key: next, how: 'rotation' }, pin.kind)
+      })
+    )
+    return names
+  }
+
+  /** The pin of a name and KEY is marked: a person compared it. False: there is no such pin. */
+  async verify(name: string, key: string): Promise<boolean> {
+    let found = false
+    await this.#file.change((lines) =>
+      lines.map(({ line, pin }) => {
+        if (pin?.kind !== 'agent' || pin.name !== name || !this.#same(pin.key, key)) return line
+        found = true
+        return this.#line({ ...pin, key, verified: true }, 'agent')
+      })
+    )
+    return found
+  }
+
   /** Removes all pins of a name; the answer is how many there were. */
-  async forget(name: string): Promise<number> {
+  async forget(name: string, { authority = false } = {}): Promise<number> {
+    const kind = authority ? 'authority' : 'agent'
     let removed = 0
     await this.#file.change((lines) =>
       lines.filter(({ pin }) => {
-        const goes = pin?.name === name
+        const goes = pin?.kind === kind && pin.name === name
         if (goes) removed++
         return !goes
       }).map(({ line }) => line)
@@ -170,29 +241,55 @@ export class KnownAgents {
     let pinned: string[] = []
     // Under the lock from the start: two first contacts at once must agree on one identity.
     await this.#file.change((lines) => {
-      pinned = lines.flatMap(({ pin }) => pin?.name === name ? [pin.key] : [])
-      const kept = lines.map(({ line }) => line)
+      pinned = lines.flatMap(({ pin }) =>
+        pin?.kind === 'agent' && pin.name === name ? [pin.key] : []
+      )
+      const isPinned = (key: string): boolean => pinned.some((one) => this.#same(one, key))
       if (pinned.length > 0 || keys.length === 0) {
-        outcome = { trusted: keys.filter((key) => pinned.includes(key)), first: false }
-        return kept
+        outcome = { trusted: keys.filter(isPinned), first: false }
+        return lines.map(({ line, pin }) => this.#completed(line, { pin, name, keys }))
       }
       outcome = { trusted: [...keys], first: true }
       return [
-        ...kept,
+        ...lines.map(({ line }) => line),
         ...keys.map((key) => this.#line({ name, key, how: 'first-use', verified: false })),
       ]
     })
     if (outcome!.trusted.length === 0 && pinned.length > 0) {
       throw changed(this.#ports.crypto, { subject: `"${name}"`, found: [...keys], pinned }, {
-        accept: keys.map((key) => `sotto peers trust ${name} ${key}`).join('; '),
+        accept: [
+          `sotto peers forget ${name}`,
+          ...keys.map((key) => `sotto peers trust ${name} ${key}`),
+        ].join(' && '),
       })
     }
     return outcome!
   }
 
-  #line(pin: Omit<KnownAgent, 'when'>): string {
-    const when = new Date(this.#ports.clock.now()).toISOString()
-    return `${pin.name} ${pin.key} ${pin.how} ${when}${pin.verified ? ' verified' : ''}`
+  /** A line with a fingerprint alone becomes one with the key that it is of. */
+  #completed(
+    line: string,
+    { pin, name, keys }: { pin: Pin | undefined; name: string; keys: readonly string[] },
+  ): string {
+    if (pin?.kind !== 'agent' || pin.name !== name || !pin.key.startsWith('SHA256:')) return line
+    const key = keys.find((one) => this.#same(pin.key, one))
+    return key === undefined ? line : line.replace(pin.key, key)
+  }
+
+  #same(pinned: string, key: string): boolean {
+    if (key.startsWith('SHA256:')) return pinPrint(this.#ports.crypto, { key: pinned }) === key
+    return isPinOf(this.#ports.crypto, { key: pinned }, key)
+  }
+
+  #now(): string {
+    return new Date(this.#ports.clock.now()).toISOString()
+  }
+
+  #line(pin: Omit<KnownAgent, 'when'>, kind: 'agent' | 'authority' = 'agent'): string {
+    const mark = kind === 'authority' ? '@authority ' : ''
+    return `${mark}${pin.name} ${pin.key} ${pin.how} ${this.#now()}${
+      pin.verified ? ' verified' : ''
+    }`
   }
 }
 
@@ -324,7 +421,7 @@ function changed(
   { accept }: { accept: string },
 ): TunnelError {
   const words = (keys: string[]): string =>
-    keys.map((key) => fingerprint(crypto, parseKey(key))).join(' or ')
+    keys.map((key) => pinPrint(crypto, { key })).join(' or ')
   return new TunnelError(
     'trust/changed',
     `Cannot trust ${subject}: its identity has changed: found ${words(found)}, expected ${
@@ -336,13 +433,19 @@ function changed(
   )
 }
 
-function parseAgent(fields: string[]): KnownAgent | undefined {
-  const [name, key, how, when, mark, more] = fields
-  if (!isKey(key) || !HOW.includes(how as PinHow) || !isDate(when) || more !== undefined) {
+function parseAgent(fields: string[]): Pin | undefined {
+  if (fields[0] === '@revoked') {
+    const [, key, when, more] = fields
+    if (!isKey(key) || !isDate(when) || more !== undefined) return undefined
+    return { kind: 'revoked', key, when }
+  }
+  const kind = fields[0] === '@authority' ? 'authority' : 'agent'
+  const [name, key, how, when, mark, more] = kind === 'authority' ? fields.slice(1) : fields
+  if (!name || name.startsWith('@') || !isPinned(key) || !isDate(when) || more !== undefined) {
     return undefined
   }
-  if (mark !== undefined && mark !== 'verified') return undefined
-  return { name: name!, key, how: how as PinHow, when, verified: mark === 'verified' }
+  if (!HOW.includes(how as PinHow) || (mark !== undefined && mark !== 'verified')) return undefined
+  return { kind, name, key, how: how as PinHow, when, verified: mark === 'verified' }
 }
 
 function parseRelay(fields: string[]): KnownRelay | undefined {
@@ -367,11 +470,26 @@ function isKey(word: string | undefined): word is string {
   }
 }
 
+function isPinned(word: string | undefined): word is string {
+  try {
+    checkKey(word ?? '')
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** A KEY or a fingerprint. Throws `key/format`. */
+function checkKey(word: string): void {
+  if (word.startsWith('SHA256:')) parseFingerprint(word)
+  else parseKey(word)
+}
+
 function isDate(word: string | undefined): word is string {
   return word !== undefined && /^\d{4}-\d{2}-\d{2}/.test(word) && !Number.isNaN(Date.parse(word))
 }
 
 function checkToken(word: string): void {
-  if (/^[^\s#]\S{0,252}$/.test(word)) return
+  if (/^[^\s#@]\S{0,252}$/.test(word)) return
   throw new TunnelError('trust/name', `Cannot pin "${word}": expected a name without blanks`)
 }

@@ -3,6 +3,7 @@ import { TunnelError } from '../../core/errors.ts'
 import { fingerprint, parseKey } from '../../core/key.ts'
 import { printList } from '../cli/operator.ts'
 import { command, isSet, JSON_FLAG } from '../cli/page.ts'
+import { pinPrint } from '../known_agents.ts'
 import { Profile } from '../profile.ts'
 
 export const listPeers = command<{ json: boolean }>({
@@ -24,7 +25,7 @@ export const listPeers = command<{ json: boolean }>({
     printList(world, {
       items: pins.map((pin) => ({
         ...pin,
-        fingerprint: fingerprint(world.crypto, parseKey(pin.key)),
+        fingerprint: pinPrint(world.crypto, pin),
       })),
       heads: { NAME: 'name', FINGERPRINT: 'fingerprint', HOW: 'how', WHEN: 'when', KEY: 'key' },
       json,
