@@ -19,6 +19,7 @@ export interface World {
   readonly tls: Tls
   readonly link: LinkPort
   readonly http: HttpPort
+  readonly programs: Programs
   /** Fires once, when the person or the system asks the program to stop; the reason is a `StopReason`. */
   readonly signal: AbortSignal
   readonly terminal: Terminal
@@ -80,6 +81,42 @@ export interface FileInfo {
   /** True when this process's user owns it (always true where there are no users). */
   readonly own: boolean
   readonly directory: boolean
+}
+
+/** Programs of this machine. */
+export interface Programs {
+  /** No shell. `env` is all that it gets. Throws `program/start`. */
+  start(
+    options: {
+      readonly argv: readonly string[]
+      readonly env: Readonly<Record<string, string>>
+      readonly cwd?: string
+    },
+    sink: ProgramSink,
+  ): Promise<Program>
+}
+
+/** Takes a program's output; while a promise is open nothing more is read. */
+export interface ProgramSink {
+  output(bytes: Uint8Array): void | Promise<void>
+  errors(bytes: Uint8Array): void | Promise<void>
+}
+
+export interface ProgramExit {
+  /** Undefined when a signal ended it. */
+  readonly code: number | undefined
+  readonly signal: string | undefined
+}
+
+export interface Program {
+  readonly pid: number
+  /** When it has exited and all output was taken. */
+  readonly done: Promise<ProgramExit>
+  /** To its standard input; resolves when that was taken, or there is nobody to take it. */
+  write(bytes: Uint8Array): Promise<void>
+  end(): void
+  /** The whole group of processes. */
+  kill(how: 'terminate' | 'kill'): void
 }
 
 /** Where a byte stream leads: a TCP port, or a unix socket. */

@@ -6,6 +6,7 @@ import type { World } from '../world.ts'
 import { hostFiles } from './files.ts'
 import { hostHttp } from './http.ts'
 import { hostClock, hostTerminal, stopSignal } from './process.ts'
+import { hostPrograms } from './programs.ts'
 import { connect, connectDuplex, listen } from './tcp.ts'
 import { hostTls } from './tls.ts'
 import { openUdp } from './udp.ts'
@@ -22,6 +23,7 @@ export function hostWorld(options: { signal?: AbortSignal } = {}): World {
     tls: hostTls,
     link: hostLink,
     http: hostHttp,
+    programs: hostPrograms,
     signal: options.signal ?? stopSignal(),
     terminal: hostTerminal(),
     hostname: os.hostname(),

@@ -6,62 +6,12 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { ANSWER, decodeRequest, encodeRecord, encodeRequest, Incoming } from '../../agent/a2a.ts'
 import { MESSAGE_BYTES_MAX, sendMessage, Taken } from '../../agent/a2a.ts'
-import type { MessageRequest } from '../../agent/a2a.ts'
 import { concat, EMPTY, text, utf8 } from '../../core/bytes.ts'
-import { ManualClock } from '../../core/clock.ts'
-import { decodeFrame } from '../../core/frame.ts'
-import { Mux } from '../../core/mux.ts'
-import type { Stream } from '../../core/mux.ts'
+import { joined, Sink } from '../support/message_link.ts'
 import { rejection, thrown } from '../support/rejection.ts'
 
 const test = suite('agent/a2a')
 const ID = '00112233445566778899aabbccddeeff'
-
-/** Two ends of one link; every frame takes a turn of the event loop. */
-function joined(): { open(request: MessageRequest): Stream; next(): Promise<Stream> } {
-  const clock = new ManualClock()
-  const waiting: ((stream: Stream) => void)[] = []
-  const make = (side: 'agent' | 'relay', other: () => Mux): Mux =>
-    new Mux({
-      side,
-      clock,
-      buffered: () => 0,
-      send: (frame) => {
-        const copy = frame.slice()
-        setTimeout(() => void other().receive(decodeFrame(copy)))
-        return 'ok'
-      },
-      onOpen: (stream) => {
-        stream.accept()
-        waiting.shift()!(stream)
-      },
-      onProtocolError: (error) => assert.unreachable(error.message),
-    })
-  const near: Mux = make('agent', () => far)
-  const far: Mux = make('relay', () => near)
-  return {
-    open: (request) =>
-      near.open({
-        kind: 'service',
-        port: 0,
-        address: '',
-        endpoint: 'a2a',
-        tail: encodeRequest(request),
-      }),
-    next: () => new Promise((resolve) => void waiting.push(resolve)),
-  }
-}
-
-class Sink {
-  out: Uint8Array = EMPTY
-  err: Uint8Array = EMPTY
-  output(bytes: Uint8Array): void {
-    this.out = concat(this.out, bytes)
-  }
-  errors(bytes: Uint8Array): void {
-    this.err = concat(this.err, bytes)
-  }
-}
 
 test('a message arrives whole, and its answer comes back apart from errors and result', async () => {
   const link = joined()
