@@ -10,6 +10,7 @@
  *
  * hello, challenge  greeting.ts
  * admit             sealed: signature 64 ‖ group 16 ‖ kind 1 ‖ credential 2+n ‖ agent version 1+n
+ *                   ‖ labels (labels.ts)
  * welcome           sealed: JSON
  *
  * A signed Diffie-Hellman exchange of the SIGMA family (Krawczyk 2003): each side signs a
@@ -21,7 +22,7 @@ import { ByteReader, ByteWriter, concat, EMPTY, equal, hex, utf8 } from './bytes
 import type { AdmittedCredential, Credential } from './credential.ts'
 import { checkCredential, CREDENTIAL, encodeCredential, openCredential } from './credential.ts'
 import type { Crypto } from './crypto.ts'
-import { GCM_NONCE_BYTES, HASH_BYTES, KEY_BYTES, SIGNATURE_BYTES } from './crypto.ts'
+import { AEAD_NONCE_BYTES, HASH_BYTES, KEY_BYTES, SIGNATURE_BYTES } from './crypto.ts'
 import { TunnelError } from './errors.ts'
 import { decodeJson, encodeJson } from './frame.ts'
 import type { Challenge, Hello, RelayIdentity, Role } from './greeting.ts'
@@ -38,6 +39,8 @@ import {
 } from './greeting.ts'
 import type { Identity } from './key.ts'
 import { fingerprint } from './key.ts'
+import type { Labels } from './labels.ts'
+import { checkLabels, readLabels, writeLabels } from './labels.ts'
 
 export type { AdmittedCredential, Credential, ShownCertificate } from './credential.ts'
 export type { RelayIdentity, Role } from './greeting.ts'
@@ -56,7 +59,7 @@ const WELCOME_INFO = 'sotto link v1 welcome'
 const BULK_INFO = 'sotto link v1 bulk'
 
 /** Each key seals one message, so the nonce never repeats under it. */
-const ZERO_NONCE = new Uint8Array(GCM_NONCE_BYTES)
+const ZERO_NONCE = new Uint8Array(AEAD_NONCE_BYTES)
 /** It is printed in logs and pages: no control characters. */
 const AGENT_VERSION = /^[\x20-\x7e]{1,64}$/
 
@@ -79,6 +82,8 @@ export interface AgentAdmissionOptions {
   group16: Uint8Array
   /** The agent's own version, 1 to 64 printable ASCII characters. */
   version: string
+  /** What the agent says of itself; at most 16. */
+  labels?: Labels | undefined
 }
 
 export interface AgentAdmitted {
@@ -98,7 +103,7 @@ export class AgentAdmission {
   #relay = EMPTY
   #keys: LinkKeys | undefined
 
-  /** Throws `admit/agent` or `admit/credential` when an option has the wrong length or form. */
+  /** Throws `admit/agent`, `admit/credential`, `labels/…` when an option has the wrong length or form. */
   constructor(options: AgentAdmissionOptions) {
     checkAgent(options)
     this.#options = options
@@ -128,7 +133,7 @@ export class AgentAdmission {
    */
   answer(challenge: Uint8Array): Uint8Array {
     return this.#steps.take('answer', () => {
-      const { crypto, identity, credential, group16, version } = this.#options
+      const { crypto, identity, credential, group16, version, labels = {} } = this.#options
       const offer = openChallenge(crypto, challenge, this.#hello)
       checkRelay(offer, this.#options)
       const transcript = linkTranscript(crypto, this.#hello, challenge)
@@ -143,13 +148,13 @@ export class AgentAdmission {
         identity.seed,
         admitMessage(crypto, { transcript, kind, credential: shown }),
       )
-      const plaintext = new ByteWriter(256)
+      const writer = new ByteWriter(256)
         .bytes(signature)
         .bytes(group16)
         .u8(kind)
         .bytes16(shown)
         .text8(version)
-        .done()
+      const plaintext = writeLabels(writer, labels).done()
       this.#relay = offer.relay
       this.#keys = keys
       return seal(crypto, keys.admit, { transcript, plaintext, max: ADMIT_BYTES_MAX })
@@ -175,6 +180,8 @@ export interface Admitted {
   credential: AdmittedCredential
   /** The agent's own version, printable ASCII. */
   version: string
+  /** Its own word; whether the credential allows them is still to be checked. */
+  labels: Labels
 }
 
 export interface RelayAdmissionOptions {
@@ -226,7 +233,8 @@ export class RelayAdmission {
 
   /**
    * Who it is. Throws `admit/ephemeral`, `admit/forged`, `admit/agent-forged`, `admit/truncated`,
-   * `admit/trailing`, `admit/credential`, `admit/certificate`, `admit/agent`, `bytes/utf8`.
+   * `admit/trailing`, `admit/credential`, `admit/certificate`, `admit/agent`, `labels/…`,
+   * `bytes/utf8`.
    */
   open(admit: Uint8Array): Admitted {
     return this.#steps.take('open', () => {
@@ -245,6 +253,7 @@ export class RelayAdmission {
       const kind = reader.u8()
       const credential = reader.bytes16()
       const version = reader.text8()
+      const labels = readLabels(reader)
       reader.end()
       const message = admitMessage(crypto, { transcript, kind, credential })
       if (!crypto.ed25519Verify(hello.agent, message, signature)) {
@@ -262,6 +271,7 @@ export class RelayAdmission {
         group: hex(group),
         credential: opened,
         version,
+        labels,
       }
     })
   }
@@ -448,7 +458,7 @@ function unseal(
 }
 
 function checkAgent(options: AgentAdmissionOptions): void {
-  const { identity, target, role, credential, group16, version, certificate } = options
+  const { identity, target, role, credential, group16, version, certificate, labels = {} } = options
   if (identity.seed.length !== KEY_BYTES || identity.public.length !== KEY_BYTES) {
     throw wrongAgent('identity', '32 bytes each')
   }
@@ -462,6 +472,7 @@ function checkAgent(options: AgentAdmissionOptions): void {
     throw wrongAgent('certificate fingerprint', '32 bytes')
   }
   checkCredential(credential)
+  checkLabels(labels)
 }
 
 function wrongAgent(subject: string, expected: string): TunnelError {
