@@ -14,6 +14,8 @@ import { KEY_BYTES } from '../core/crypto.ts'
 import { TunnelError } from '../core/errors.ts'
 import { formatKey, generateIdentity } from '../core/key.ts'
 import type { Identity } from '../core/key.ts'
+import { readAccess } from './access.ts'
+import type { AccessRule } from './access.ts'
 import { KnownAgents, KnownPassports, KnownRelays } from './known_agents.ts'
 import type { TlsIdentity, World } from './world.ts'
 
@@ -178,11 +180,30 @@ export class Profile {
         if (value === undefined) delete next[field]
         else next[field] = value
       }
-      await this.#world.files.write(
-        this.settingsPath,
-        utf8(`${JSON.stringify(next, null, 2)}\n`),
-      )
+      await this.#writeSettings(next)
     })
+  }
+
+  /** Who may do what here. Throws `access/…`, and what `settings` throws. */
+  async access(): Promise<AccessRule[]> {
+    return readAccess((await this.settings())['access'])
+  }
+
+  /** Changes the access table; the answer is what `edit` gave. */
+  async changeAccess<T>(
+    edit: (rules: AccessRule[]) => { rules: AccessRule[]; answer: T },
+  ): Promise<T> {
+    return await this.locked('settings', async () => {
+      const settings = await this.settings()
+      const { rules, answer } = edit(readAccess(settings['access']))
+      await this.#writeSettings({ ...settings, access: rules })
+      return answer
+    })
+  }
+
+  async #writeSettings(settings: Record<string, unknown>): Promise<void> {
+    const content = utf8(`${JSON.stringify(settings, null, 2)}\n`)
+    await this.#world.files.write(this.settingsPath, content)
   }
 
   /** Who is behind names; see `KnownAgents`. */

@@ -106,6 +106,23 @@ const VERBS: Readonly<Record<string, Verb>> = {
       },
     },
   },
+  access: {
+    summary: 'who may do what on this machine',
+    verbs: {
+      list: {
+        summary: 'list the rules',
+        load: async () => (await import('../commands/access.ts')).listAccess,
+      },
+      allow: {
+        summary: 'let a peer use services',
+        load: async () => (await import('../commands/access.ts')).allowAccess,
+      },
+      deny: {
+        summary: 'take services from a peer',
+        load: async () => (await import('../commands/access.ts')).denyAccess,
+      },
+    },
+  },
   demo: {
     summary: 'a relay, an agent and a page on this machine, as "npm start" runs them',
     load: async () => {
