@@ -9,6 +9,8 @@ import { text } from '../core/bytes.ts'
 import { isTunnelError, TunnelError } from '../core/errors.ts'
 import { fingerprint, parseFingerprint, parseKey } from '../core/key.ts'
 import type { Identity } from '../core/key.ts'
+import { parseLabels } from '../core/labels.ts'
+import type { Labels } from '../core/labels.ts'
 import { isLoopback } from './agent.ts'
 import type { OpenedSocket } from './link.ts'
 import { Profile } from './profile.ts'
@@ -19,6 +21,8 @@ import type { World } from './world.ts'
 export interface RelayChoice {
   relay: string | undefined
   fingerprint: string | undefined
+  /** `NAME=VALUE` each. */
+  labels?: readonly string[]
 }
 
 export interface Joining {
@@ -28,13 +32,15 @@ export interface Joining {
   credential: Credential
   group16: Uint8Array
   version: string
+  labels: Labels
   pin(relayPublic: Uint8Array): boolean
   /** Opens a WebSocket to the relay, its certificate judged as this relay's may be. */
   open(url: string): Promise<OpenedSocket>
 }
 
-/** Reads and checks what the flags say; throws `relay/address`, `key/format`. */
-export function checkChoice({ relay, fingerprint }: RelayChoice): void {
+/** Reads and checks what the flags say; throws `relay/address`, `key/format`, `labels/…`. */
+export function checkChoice({ relay, fingerprint, labels = [] }: RelayChoice): void {
+  parseLabels(labels)
   if (relay !== undefined) parseRelay(relay, '--relay')
   if (fingerprint !== undefined) parseFingerprint(fingerprint)
 }
@@ -93,6 +99,7 @@ export async function join(
     credential: await certificateOf(world) ?? credentialOf(secret),
     group16: world.crypto.randomBytes(GROUP_BYTES),
     version: VERSION,
+    labels: { ...settings.labels, ...parseLabels(choice.labels ?? []) },
     pin: await relays.pinOf(relay.host, {
       ...(demanded === undefined ? { first: firstUse } : { fingerprint: demanded }),
     }),

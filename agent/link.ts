@@ -10,6 +10,7 @@ import { asTunnelError, TunnelError } from '../core/errors.ts'
 import { decodeFrame, decodeNotice, encodeFrame, FRAME } from '../core/frame.ts'
 import { formatKey } from '../core/key.ts'
 import type { Identity } from '../core/key.ts'
+import type { Labels } from '../core/labels.ts'
 import type { Socket, SocketHandler } from '../core/socket.ts'
 
 /** From the open WebSocket to the welcome. */
@@ -41,6 +42,8 @@ export interface LinkPorts {
   /** 16 random bytes of this process. */
   group16: Uint8Array
   version: string
+  /** What the agent says of itself. */
+  labels?: Labels | undefined
   /** Opens a WebSocket; the certificate is the one that this very connection got. */
   open(url: string): Promise<OpenedSocket>
   /** Checks the relay's identity against its pin; false refuses, throwing says why. */
@@ -154,6 +157,7 @@ function admissionOf(
     credential: ports.credential,
     group16: ports.group16,
     version: ports.version,
+    labels: ports.labels,
   })
 }
 

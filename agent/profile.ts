@@ -14,6 +14,8 @@ import { KEY_BYTES } from '../core/crypto.ts'
 import { TunnelError } from '../core/errors.ts'
 import { formatKey, generateIdentity } from '../core/key.ts'
 import type { Identity } from '../core/key.ts'
+import { checkLabels } from '../core/labels.ts'
+import type { Labels } from '../core/labels.ts'
 import { readAccess } from './access.ts'
 import type { AccessRule } from './access.ts'
 import { KnownAgents, KnownPassports, KnownRelays } from './known_agents.ts'
@@ -46,6 +48,8 @@ export interface Settings {
   apiKey?: string
   /** SHA256:… of the relay's identity. */
   relayFingerprint?: string
+  /** What this agent says of itself to relays, such as `{"role": "web"}`. */
+  labels?: Labels
   [other: string]: unknown
 }
 
@@ -167,6 +171,19 @@ export class Profile {
     for (const field of ['relay', 'apiKey', 'relayFingerprint'] as const) {
       if (settings[field] !== undefined && typeof settings[field] !== 'string') {
         throw corrupt(path, `"${field}" that is not text`, { hint: `Mend it: ${path}` })
+      }
+    }
+    const { labels } = settings
+    if (labels !== undefined) {
+      if (typeof labels !== 'object' || labels === null || Array.isArray(labels)) {
+        throw corrupt(path, '"labels" that are no object', { hint: `Mend it: ${path}` })
+      }
+      try {
+        checkLabels(labels)
+      } catch (error) {
+        throw corrupt(path, `wrong "labels" (${(error as Error).message})`, {
+          hint: `Mend it: ${path}`,
+        })
       }
     }
     return settings

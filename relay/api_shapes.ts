@@ -40,7 +40,7 @@ const namePatternsSchema = z.array(z.string().regex(/^[a-z0-9*?-]{1,63}$/)).min(
     example: ['web-*'],
   })
 const labelsSchema = z.record(nameSchema, z.string().max(PATTERN_LENGTH_MAX)).openapi({
-  description: "Labels that an agent must bring, each with its value's pattern.",
+  description: "Labels that an agent must bring, each with its value's pattern; no others then.",
 })
 const maxAgentsSchema = z.int().min(1).max(AGENTS_MAX).openapi({
   description: 'Most agents at once.',
@@ -128,6 +128,9 @@ export const agentSchema = z.strictObject({
   scope: scopeSchema,
   group: z.string().openapi({ description: 'One process of the agent, 16 bytes in hex.' }),
   version: z.string(),
+  labels: z.record(nameSchema, z.string().max(63)).openapi({
+    description: 'What it says of itself; checked against its credential.',
+  }),
   address: z.string(),
   since: timeSchema,
   endpoints: z.array(nameSchema),

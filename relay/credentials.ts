@@ -354,14 +354,31 @@ export function allowsName(grant: Pick<Grant, 'admin' | 'names'>, name: string):
   return grant.admin || !grant.names || grant.names.some((pattern) => globMatches(pattern, name))
 }
 
-/** Whether an agent with these labels may use the grant: each restricted label must be there. */
+/** Whether an agent with these labels may use the grant: where it names labels, those and no others. */
 export function allowsLabels(
   grant: Pick<Grant, 'admin' | 'labels'>,
   labels: Readonly<Record<string, string>>,
 ): boolean {
   if (grant.admin || !grant.labels) return true
-  return Object.entries(grant.labels).every(([label, pattern]) =>
-    Object.hasOwn(labels, label) && globMatches(pattern, labels[label]!)
+  const wanted = grant.labels
+  return Object.keys(labels).every((label) => Object.hasOwn(wanted, label)) &&
+    Object.entries(wanted).every(([label, pattern]) =>
+      Object.hasOwn(labels, label) && globMatches(pattern, labels[label]!)
+    )
+}
+
+/** Throws `credentials/labels` unless the grant allows them. */
+export function needLabels(
+  grant: Pick<Grant, 'admin' | 'labels'>,
+  labels: Readonly<Record<string, string>>,
+): void {
+  if (allowsLabels(grant, labels)) return
+  const words = (all: Readonly<Record<string, string>>): string =>
+    Object.entries(all).map(([name, value]) => `${name}=${value}`).join(', ') || 'none'
+  throw new TunnelError(
+    'credentials/labels',
+    `Cannot admit the link: found the labels ${words(labels)}, expected ${words(grant.labels!)}`,
+    { hint: 'Say what this agent is: --label NAME=VALUE, or "labels" in its settings.json.' },
   )
 }
 

@@ -21,6 +21,7 @@ import {
 } from '../core/frame.ts'
 import type { Frame, FrameName, VisitName } from '../core/frame.ts'
 import { formatKey, parseKey } from '../core/key.ts'
+import type { Labels } from '../core/labels.ts'
 import { Mux } from '../core/mux.ts'
 import type { MuxIds } from '../core/mux.ts'
 import type { Socket, SocketHandler } from '../core/socket.ts'
@@ -44,6 +45,8 @@ export const CLOSE = Object.freeze({
   tooMany: 4429,
   fault: 4500,
 })
+
+const NO_LABELS: Labels = Object.freeze({})
 
 /** What an admission led to; who decides is the hub's owner. */
 export interface Authorised {
@@ -105,6 +108,8 @@ export class Member implements SocketHandler {
   role: 'home' | 'visit' = 'home'
   group = ''
   version = ''
+  /** What the agent says of itself. */
+  labels: Labels = NO_LABELS
   authorised: Authorised | undefined
   bulkKey: Uint8Array | undefined
   readonly tickets = new TicketWindow()
@@ -258,6 +263,7 @@ export class Member implements SocketHandler {
       this.role = admitted.role
       this.group = admitted.group
       this.version = admitted.version
+      this.labels = admitted.labels
       this.#owner.authorise(admitted, this).then(
         (authorised) => this.#welcome(authorised),
         (error) => this.refuse(asTunnelError(error, 'relay/fault')),

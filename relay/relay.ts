@@ -8,6 +8,7 @@ import type { Clock } from '../core/clock.ts'
 import type { Crypto } from '../core/crypto.ts'
 import { TunnelError } from '../core/errors.ts'
 import type { Frame, Visit } from '../core/frame.ts'
+import type { Labels } from '../core/labels.ts'
 import type { Conn, Socket } from '../core/socket.ts'
 import { checkTicket } from '../core/ticket.ts'
 import type { Ticket } from '../core/ticket.ts'
@@ -16,7 +17,7 @@ import { certificateGrant } from './client_ca.ts'
 import type { CertificateVerifier } from './client_ca.ts'
 import { readClaim } from './claim.ts'
 import type { Credentials, Grant } from './credentials.ts'
-import { allowsName } from './credentials.ts'
+import { allowsName, needLabels } from './credentials.ts'
 import { Endpoints } from './endpoints.ts'
 import { checkedGrant } from './failures.ts'
 import { Hub } from './hub.ts'
@@ -95,6 +96,7 @@ export interface AgentInfo {
   scope: string
   group: string
   version: string
+  labels: Labels
   address: string
   since: string
   endpoints: string[]
@@ -261,6 +263,7 @@ export class Relay implements MemberOwner {
           scope: group.scope,
           group: group.id,
           version: member?.version ?? '',
+          labels: member?.labels ?? {},
           address: member?.address ?? '',
           since: new Date(member?.since ?? 0).toISOString(),
           endpoints: [...group.endpoints],
@@ -304,6 +307,7 @@ export class Relay implements MemberOwner {
             ? this.#certified(credential)
             : credentials.verify(credential.secret),
       )
+      needLabels(grant, admitted.labels)
       authorised = {
         scope: grant.scope,
         grant: grant.id,

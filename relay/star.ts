@@ -10,9 +10,10 @@ import type { Clock } from '../core/clock.ts'
 import type { Crypto } from '../core/crypto.ts'
 import { TunnelError } from '../core/errors.ts'
 import type { Frame } from '../core/frame.ts'
+import type { Labels } from '../core/labels.ts'
 import type { Socket } from '../core/socket.ts'
 import { readClaim } from './claim.ts'
-import { allowsName, REFUSED } from './credentials.ts'
+import { allowsName, needLabels, REFUSED } from './credentials.ts'
 import type { Grant } from './credentials.ts'
 import { Endpoints } from './endpoints.ts'
 import type { Claim, EndpointMode } from './endpoints.ts'
@@ -54,6 +55,7 @@ export interface Directory {
 
 export interface KeptLink extends MemberSnapshot {
   version: string
+  labels: Labels
   since: number
   token: string
   admin: boolean
@@ -175,6 +177,7 @@ export class Star implements MemberOwner {
     const member = new Member(socket, { owner: this, target: key, address: kept.address })
     const { names, admin } = kept
     member.version = kept.version
+    member.labels = kept.labels
     member.restore(kept, (name) => allowsName(names ? { admin, names } : { admin }, name))
     const group = this.hub.add(member)
     if (group) this.#byLink.set(member.link, group)
@@ -203,7 +206,7 @@ export class Star implements MemberOwner {
     this.#ports.keepClaims(this.#claims)
   }
 
-  async authorise({ credential }: Admitted, member: Member): Promise<Authorised> {
+  async authorise({ credential, labels }: Admitted, member: Member): Promise<Authorised> {
     const entry = this.#entries.get(member)!
     const link = { agent: member.agent, token: entry.token }
     let grant: Grant
@@ -218,6 +221,12 @@ export class Star implements MemberOwner {
       throw new TunnelError('admit/credential', 'Cannot admit the link: found no credential', {
         hint: 'Set SOTTO_API_KEY, or put the key into the profile with "sotto relay keys".',
       })
+    }
+    try {
+      needLabels(grant, labels)
+    } catch (error) {
+      this.#ports.background(this.#leave({ scope: grant.scope, token: entry.token }))
+      throw error
     }
     entry.admin = grant.admin
     entry.names = grant.names
@@ -349,6 +358,7 @@ export class Star implements MemberOwner {
         scope: group.scope,
         group: group.id,
         version: member?.version ?? '',
+        labels: member?.labels ?? {},
         address: member?.address ?? '',
         since: new Date(since ?? 0).toISOString(),
         endpoints: [...group.endpoints],
@@ -374,6 +384,7 @@ export class Star implements MemberOwner {
     this.#ports.keepLink(member.socket, {
       ...member.snapshot(),
       version: member.version,
+      labels: member.labels,
       since: entry.since,
       token: entry.token,
       admin: entry.admin,

@@ -7,7 +7,7 @@ import type { Upstream } from '../forward.ts'
 import { checkChoice } from '../join.ts'
 import type { RelayChoice } from '../join.ts'
 import type { Flag, Given } from './page.ts'
-import { isSet, switchOf, textOf } from './page.ts'
+import { isSet, listOf, switchOf, textOf } from './page.ts'
 
 /** Letters of the identity's KEY in a name that nobody chose. */
 const NAME_KEY_LETTERS = 6
@@ -41,11 +41,19 @@ export const PROXY_FLAG: Flag = {
   help: "Tell the upstream the visitor's address by a PROXY protocol header, v1 or v2.",
 }
 
+export const LABEL_FLAG: Flag = {
+  name: 'label',
+  value: 'NAME=VALUE',
+  many: true,
+  without: '"labels" of the profile',
+  help: 'What this agent is, for the relay and its fleet tokens, such as role=web.',
+}
+
 export function readTunnel(given: Given): TunnelChoice {
   return {
     upstream: given.args[0]!,
     name: textOf(given, 'name'),
-    choice: readChoice(given),
+    choice: readLabelled(given),
     e2ee: switchOf(given, 'e2ee') ?? true,
     json: isSet(given, 'json'),
   }
@@ -53,6 +61,11 @@ export function readTunnel(given: Given): TunnelChoice {
 
 export function readChoice(given: Given): RelayChoice {
   return { relay: textOf(given, 'relay'), fingerprint: textOf(given, 'relay-fingerprint') }
+}
+
+/** With `--label`, for commands that hold a link. */
+export function readLabelled(given: Given): RelayChoice {
+  return { ...readChoice(given), labels: listOf(given, 'label') }
 }
 
 /** Throws `upstream/format`, `cli/name`, `relay/address`, `key/format`. */

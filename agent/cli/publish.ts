@@ -94,6 +94,7 @@ class Publication {
       credential: joining.credential,
       group16: joining.group16,
       version: joining.version,
+      labels: joining.labels,
       pin: joining.pin,
       get trust() {
         return trusted ? 'ca' : 'admission'

@@ -11,7 +11,7 @@ import { clientCertificate } from '../certificate.ts'
 import type { CertificateSource } from '../certificate.ts'
 import { command, isSet, JSON_FLAG, RELAY_FLAGS, textOf } from '../cli/page.ts'
 import type { Given, Page } from '../cli/page.ts'
-import { readChoice } from '../cli/plan.ts'
+import { LABEL_FLAG, readLabelled } from '../cli/plan.ts'
 import { describeCounts, Screen, waitWords } from '../cli/screen.ts'
 import { Dialler } from '../dial.ts'
 import { checkChoice, join } from '../join.ts'
@@ -40,6 +40,7 @@ const page: Page = {
       help: 'Where to listen, a port or host:port.',
     },
     { name: 'stdio', help: 'Carry one connection over standard input and output instead.' },
+    LABEL_FLAG,
     ...RELAY_FLAGS,
     JSON_FLAG,
   ],
@@ -61,7 +62,7 @@ function read(given: Given): ConnectOptions {
     name: given.args[0]!,
     listen: readListen(listen ?? '0'),
     stdio,
-    choice: readChoice(given),
+    choice: readLabelled(given),
     json: isSet(given, 'json'),
   }
 }
@@ -144,6 +145,7 @@ class Connection {
       credential: joining.credential,
       group16: joining.group16,
       version: joining.version,
+      labels: joining.labels,
       pin: joining.pin,
       get trust() {
         return trusted ? 'ca' : 'admission'
@@ -288,6 +290,7 @@ class Connection {
         credential: joining.credential,
         group16: joining.group16,
         version: joining.version,
+        labels: joining.labels,
         open: (url) => joining.open(url),
       },
       identity: () => this.#shown!.current,

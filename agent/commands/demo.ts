@@ -172,6 +172,7 @@ async function joinOwn(
     relay,
     credential: { kind: 'key', secret: secret! },
     group16: world.crypto.randomBytes(GROUP_BYTES),
+    labels: {},
     version: VERSION,
     pin: (relayPublic) => equal(relayPublic, running.identity),
     open: async (url) => ({

@@ -27,7 +27,7 @@ export const tokens = credentialCommands({
       value: 'NAME=PATTERN',
       many: true,
       without: 'none',
-      help: 'A label that an agent must bring.',
+      help: 'A label that an agent must bring, and then none but these; * is any text.',
     },
   ],
 })

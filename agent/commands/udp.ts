@@ -2,7 +2,14 @@
 import { TunnelError } from '../../core/errors.ts'
 import { command, JSON_FLAG, numberOf, RELAY_FLAGS } from '../cli/page.ts'
 import type { Given, Page } from '../cli/page.ts'
-import { checkTunnel, defaultName, E2EE_FLAG, NAME_FLAG, readTunnel } from '../cli/plan.ts'
+import {
+  checkTunnel,
+  defaultName,
+  E2EE_FLAG,
+  LABEL_FLAG,
+  NAME_FLAG,
+  readTunnel,
+} from '../cli/plan.ts'
 import type { TunnelChoice } from '../cli/plan.ts'
 import { publish } from '../cli/publish.ts'
 import { Screen } from '../cli/screen.ts'
@@ -34,6 +41,7 @@ const page: Page = {
       without: 'any free one',
       help: "The relay's port for it.",
     },
+    LABEL_FLAG,
     ...RELAY_FLAGS,
     JSON_FLAG,
   ],

@@ -17,6 +17,7 @@ import {
   CERTIFICATE,
   GROUP,
   insideAdmit,
+  LABELS,
   OTHER_AGENT,
   RELAY,
   relaySide,
@@ -29,6 +30,9 @@ import { codeOf, CRYPTOS, fast, filled, seededCrypto } from '../support/crypto.t
 
 const test = suite('core/admit')
 
+/** How long they are in the admit of every agent here. */
+const LABEL_BYTES = 1 + 5 + 4 + 5 + 9
+
 for (const [name, crypto] of CRYPTOS) {
   test(`${name}: an honest exchange admits, and both ends hold the same bulk key`, () => {
     for (const role of ['home', 'visit'] as const) {
@@ -40,6 +44,7 @@ for (const [name, crypto] of CRYPTOS) {
         group: '000102030405060708090a0b0c0d0e0f',
         credential: SECRET,
         version: '0.1.0',
+        labels: LABELS,
       })
       const done = agent.finish(relay.welcome({ link: 'x', n: 1 }))
       assert.equal(done.welcome, { link: 'x', n: 1 })
@@ -199,7 +204,19 @@ test('an answer that is sealed and not exact is refused', () => {
     assert.is(open((all) => all.subarray(0, cut)), 'admit/truncated', `${cut}`)
   }
   assert.is(open((all) => concat(all, filled(0, 1))), 'admit/trailing')
-  assert.is(open((all) => (all[all.length - 1] = 7, all)), 'admit/agent', 'a bell in the version')
+  const version = plaintext.length - LABEL_BYTES - 1
+  assert.is(open((all) => (all[version] = 7, all)), 'admit/agent', 'a bell in the version')
+  const labelled = (words: string) =>
+    open((all) => concat(all.subarray(0, -LABEL_BYTES), utf8(words)))
+  assert.is(labelled('\x00'), undefined, 'none')
+  assert.is(labelled('\x02\x01b\x011\x01a\x011'), 'labels/order')
+  assert.is(labelled('\x02\x01a\x011\x01a\x012'), 'labels/order', 'one name twice')
+  for (const one of ['\x00\x011', '\x01A\x011', '\x01a\x00', '\x01a\x01B', '\x01a\x02a\x07']) {
+    assert.is(labelled(`\x01${one}`), one[0] === '\x00' ? 'labels/order' : 'labels/form', one)
+  }
+  const many = Array.from({ length: 17 }, (_, i) => `\x03l${i + 10}\x011`).join('')
+  assert.is(labelled(`\x11${many}`), 'labels/count')
+  assert.is(labelled(`\x10${many.slice(0, 16 * 6)}`), undefined)
 })
 
 test('credentials that an agent of ours would never send are refused', () => {
@@ -227,7 +244,7 @@ test('credentials that an agent of ours would never send are refused', () => {
           GROUP,
           Uint8Array.of(kind, credential.length >> 8, credential.length & 255),
           credential,
-          fromHex('0131'),
+          fromHex('013100'),
         ),
       { takesCertificates: true },
     )
@@ -318,7 +335,7 @@ test('the numbers are unchanged', () => {
 const GOLDEN_HASHES = [
   'f0874d4d67e6eb9db939705d9b3869db', // hello
   '76e0f69f3b80a86bd5cf645abc25d8e9', // challenge
-  '4df6398148ee9ccf54f8340cba22098c', // admit
+  'f957b47b25b3fc4c646e56a21ce01159', // admit
   'ecf558ba683304594a6933bf93e660dc', // welcome
   '95c8938961d777e7a7766f3deb69e968', // bulk key
 ]

@@ -62,6 +62,7 @@ function live(scope: string, endpoints: string[]): AgentInfo {
     since: new Date(0).toISOString(),
     endpoints,
     streams: 0,
+    labels: {},
     bulkIdle: 8,
   }
 }

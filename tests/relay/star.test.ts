@@ -58,6 +58,37 @@ star(
   },
 )
 
+star(
+  'a fleet token lets in those with the labels that it names, and no others',
+  async ({ star }) => {
+    const { secret } = await star.credentials.create({
+      kind: 'token',
+      scope: 'shops',
+      labels: { role: 'till', site: 'berlin-?' },
+    })
+    const with_ = (labels: Record<string, string>) =>
+      star.agent({ credential: { kind: 'token', secret }, labels })
+    const good = { role: 'till', site: 'berlin-1' }
+    await with_(good)
+    assert.equal(star.relay.agents('shops').map(({ labels }) => labels), [good])
+    for (
+      const labels of [
+        {},
+        { role: 'till' },
+        { role: 'web', site: 'berlin-1' },
+        { ...good, site: 'berlin-12' },
+        { ...good, rack: '4' },
+      ] as Record<string, string>[]
+    ) {
+      let message = ''
+      await with_(labels).catch((error: Error) => void (message = error.message))
+      assert.match(message, /closed 4401 credentials\/labels/, JSON.stringify(labels))
+    }
+    // An API key restricts none.
+    assert.ok(await star.agent({ labels: { anything: 'goes' } }))
+  },
+)
+
 star('revoking a key closes its live links', async ({ star }) => {
   const made = await star.credentials.create({ kind: 'key', scope: 'alice' })
   const agent = await star.agent({ credential: { kind: 'key', secret: made.secret } })

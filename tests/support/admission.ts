@@ -28,6 +28,8 @@ export const RELAY: RelayIdentity = {
 export const GROUP = Uint8Array.from({ length: 16 }, (_, i) => i)
 export const SECRET = { kind: 'key', secret: 'sk_test' } as const
 
+export const LABELS = { site: 'berlin-1', role: 'web' }
+
 export function agentSide(changes: Partial<AgentAdmissionOptions> = {}): AgentAdmission {
   return new AgentAdmission({
     crypto: fast,
@@ -40,6 +42,7 @@ export function agentSide(changes: Partial<AgentAdmissionOptions> = {}): AgentAd
     credential: SECRET,
     group16: GROUP,
     version: '0.1.0',
+    labels: LABELS,
     ...changes,
   })
 }
@@ -167,6 +170,7 @@ export function slowExchange() {
       sign(AGENT.seed, Buffer.from('sotto agent admit v1\0'), h, sha(shown)),
       GROUP,
       Buffer.from('\x01\x00\x07sk_test\x050.1.0', 'latin1'),
+      Buffer.from('\x02\x04role\x03web\x04site\x08berlin-1', 'latin1'),
     ]),
   )
   const welcome = seal('sotto link v1 welcome', Buffer.from('{"scope":"home"}'))

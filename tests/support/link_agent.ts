@@ -31,6 +31,7 @@ export interface LinkAgentOptions {
   /** KEY of the star; default: the agent's own. */
   target?: string
   group?: string
+  labels?: Record<string, string>
 }
 
 export class LinkAgent {
@@ -67,6 +68,7 @@ export class LinkAgent {
           : { kind: options.secret.startsWith('ft_') ? 'token' : 'key', secret: options.secret },
         group16: options.group === undefined ? fast.randomBytes(16) : fromHex(options.group),
         version: 'test',
+        labels: options.labels,
         open: async (url) => ({ ...await hostLink.open(url, { trust: 'ca' }), trusted: true }),
         pin: () => true,
       }, {

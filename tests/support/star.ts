@@ -53,6 +53,7 @@ export interface AgentOptions {
   role?: 'home' | 'visit'
   target?: Uint8Array
   credential?: Credential
+  labels?: Record<string, string>
   group?: Uint8Array
   scope?: string
 }
@@ -166,6 +167,7 @@ export class TestAgent {
       credential: options.credential,
       group16: options.group ?? fast.randomBytes(16),
       version: 'test',
+      labels: options.labels,
     })
     let close!: (end: { code: number; reason: string }) => void
     this.closed = new Promise((resolve) => void (close = resolve))
