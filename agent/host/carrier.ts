@@ -1,8 +1,8 @@
 /**
- * What a `TLSSocket` sits on: always a real socket. A stream socket is taken out of its `Conn`. Any
- * other `Conn` (a stream of a link, a callback socket) gets a local connection of this process to
- * itself: over a plain Duplex the runtime's TLS never says that it is full (measured: 127 MB queued)
- * and shuts both directions at the peer's close_notify; over a socket it does both right, as fast.
+ * What TLS sits on: always a real socket. A `Conn` that has none of the right kind (a stream of a link)
+ * gets a local connection of this process to itself: over a plain Duplex the runtime's TLS never says
+ * that it is full (measured: 127 MB queued) and shuts both directions at the peer's close_notify; over a
+ * socket it does both right, as fast.
  *
  * The local connection is a unix socket (an abstract one on Linux), a loopback port on Windows. An end
  * proves itself with a token, so another program that finds it gets nothing.
@@ -13,12 +13,15 @@ import * as net from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { TLSSocket } from 'node:tls'
+import { EMPTY } from '../../core/bytes.ts'
 import { DuplexConn } from '../../core/duplex_conn.ts'
 import { asTunnelError } from '../../core/errors.ts'
 import { nativeCallbacks } from '../../core/native_conn.ts'
 import type { NativeConn } from '../../core/native_conn.ts'
 import { splice } from '../../core/socket.ts'
 import type { Conn } from '../../core/socket.ts'
+import type { Target } from '../world.ts'
+import { connect } from './tcp.ts'
 
 const TOKEN_BYTES = 16
 /** An end that has not proven itself by then is dropped. */
@@ -26,61 +29,74 @@ const TOKEN_MS = 2_000
 /** Ends that wait to prove themselves at once; more are dropped. */
 const UNPROVEN_MAX = 256
 
-/**
- * A socket that carries the bytes of `conn` and has not been read yet; `first`, bytes that were read
- * already, come first. The `Conn` belongs to it from then on.
- */
-export function carrierOf(conn: Conn, first: Uint8Array): net.Socket | Promise<net.Socket> {
+/** A stream socket that carries the bytes of `conn` and has not been read yet; the `Conn` belongs to it. */
+export function carrierOf(conn: Conn): net.Socket | Promise<net.Socket> {
   if (conn instanceof DuplexConn) {
     const raw: unknown = conn.raw
     if (raw instanceof net.Socket && !(raw instanceof TLSSocket)) {
       raw.pause()
       conn.detach()
-      if (first.length > 0) {
-        raw.unshift(Buffer.from(first.buffer, first.byteOffset, first.byteLength))
-      }
       return raw
     }
   }
-  return pair().then(({ socket, other }) => {
-    if (first.length > 0) other.write(first)
-    splice(conn, other)
-    return socket
-  }, (error) => {
-    conn.abort()
-    throw asTunnelError(error, 'tls/carrier')
+  return joined(conn, EMPTY, {
+    open: (target) =>
+      new Promise<net.Socket>((resolve, reject) => {
+        const socket = net.connect({ ...target, allowHalfOpen: true, noDelay: true })
+        // Until TLS is there to hear of it, an error must not end the process.
+        socket.on('error', reject)
+        socket.once('connect', () => resolve(socket))
+      }),
+    drop: (socket) => socket.destroy(),
+  })
+}
+
+/** The same as a callback socket; `first`, bytes that were read already, come first. */
+export function nativeCarrierOf(conn: Conn, first: Uint8Array): Promise<NativeConn> {
+  return joined(conn, first, {
+    open: (target) => connect(target) as Promise<NativeConn>,
+    drop: (near) => near.abort(),
   })
 }
 
 interface Meeting {
-  target: { path: string } | { host: string; port: number }
+  target: Target
   expected: Map<string, (conn: NativeConn) => void>
 }
 
 let meeting: Meeting | undefined
 
-/** Both ends of a local connection. */
-function pair(): Promise<{ socket: net.Socket; other: Conn }> {
+/** A local connection whose other end is spliced to `conn`. */
+async function joined<S extends { write(bytes: Uint8Array): unknown }>(
+  conn: Conn,
+  first: Uint8Array,
+  { open, drop }: { open(target: Target): Promise<S>; drop(near: S): void },
+): Promise<S> {
+  let near: S | undefined
+  let timer: ReturnType<typeof setTimeout> | undefined
+  const token = randomBytes(TOKEN_BYTES)
+  const name = token.toString('hex')
   const { target, expected } = meeting ??= meet()
-  return new Promise((resolve, reject) => {
-    const token = randomBytes(TOKEN_BYTES)
-    const name = token.toString('hex')
-    const socket = net.connect({ ...target, allowHalfOpen: true, noDelay: true })
-    function fail(error?: Error): void {
-      clearTimeout(timer)
-      expected.delete(name)
-      socket.destroy()
-      reject(error ?? new Error('no local connection'))
-    }
-    const timer = setTimeout(fail, TOKEN_MS)
-    socket.on('error', fail)
-    expected.set(name, (other) => {
-      clearTimeout(timer)
-      socket.removeListener('error', fail)
-      resolve({ socket, other })
+  try {
+    const opened = await open(target)
+    near = opened
+    const other = await new Promise<NativeConn>((resolve, reject) => {
+      timer = setTimeout(() => reject(new Error('no local connection')), TOKEN_MS)
+      expected.set(name, resolve)
+      opened.write(token)
     })
-    socket.write(token)
-  })
+    if (first.length > 0) other.write(first)
+    splice(conn, other)
+    conn.resume()
+    return opened
+  } catch (error) {
+    conn.abort()
+    if (near) drop(near)
+    throw asTunnelError(error, 'tls/carrier')
+  } finally {
+    clearTimeout(timer)
+    expected.delete(name)
+  }
 }
 
 /** The place where both ends meet; opened once, never keeps the process alive. */

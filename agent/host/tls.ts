@@ -1,18 +1,13 @@
 /**
- * TLS 1.2 and 1.3 over any `Conn`. As a server it ends visitors' TLS in this process; as a client it
- * checks certificates by CA or by whatever the caller knows better (a passport's fingerprints).
- *
- * A server that asks for client certificates speaks TLS 1.3 alone (in 1.2 the certificate crosses the
- * relay in clear, and would tell it who visits) and gives out no session tickets (a resumed session
- * would outlive a withdrawn permission).
+ * TLS 1.2 and 1.3 over any `Conn`. As a server (`tls_server.ts`) it ends visitors' TLS in this process;
+ * as a client it checks certificates by CA or by whatever the caller knows better (a passport's
+ * fingerprints).
  */
-import { constants, createHash, createPrivateKey, sign, X509Certificate } from 'node:crypto'
+import { createHash, createPrivateKey, sign, X509Certificate } from 'node:crypto'
 import { isIP } from 'node:net'
-import type { Socket } from 'node:net'
 import * as tls from 'node:tls'
 import { DuplexConn } from '../../core/duplex_conn.ts'
 import { TunnelError } from '../../core/errors.ts'
-import type { Conn } from '../../core/socket.ts'
 import type {
   CertificateFacts,
   CertificateSigner,
@@ -21,20 +16,18 @@ import type {
   TlsConn,
   TlsConnectOptions,
   TlsIdentity,
-  TlsServeOptions,
 } from '../world.ts'
 import { carrierOf } from './carrier.ts'
 import { bareHost, connectDuplex, describeTarget } from './tcp.ts'
-import { ALERT, sealAlert, serverSecret } from './tls_alert.ts'
+import { contextOf, leafAndKey } from './tls_context.ts'
+import { serve } from './tls_server.ts'
 
 const HANDSHAKE_MS = 10_000
-/** A refused client may take so long to read its alert and go away. */
-const REFUSED_LINGER_MS = 2_000
 const EMPTY = new Uint8Array(0)
 
 export const hostTls: Tls = { serve, connect, inspect, signer, peerCertificate }
 
-class HostTlsConn extends DuplexConn<tls.TLSSocket> implements TlsConn {
+class ClientConn extends DuplexConn<tls.TLSSocket> implements TlsConn {
   readonly alpn: string | false
   readonly servername: string | undefined
   readonly version: string
@@ -56,114 +49,13 @@ class HostTlsConn extends DuplexConn<tls.TLSSocket> implements TlsConn {
   }
 }
 
-/** One context for each certificate and use, so that tickets of one connection resume another. */
-const contexts = new WeakMap<TlsIdentity, Map<boolean, tls.SecureContext>>()
-
-function contextOf(identity: TlsIdentity, asks: boolean): tls.SecureContext {
-  let uses = contexts.get(identity)
-  if (!uses) contexts.set(identity, uses = new Map())
-  let context = uses.get(asks)
-  if (!context) {
-    leafAndKey(identity)
-    try {
-      context = tls.createSecureContext({
-        cert: identity.cert,
-        key: identity.key,
-        minVersion: asks ? 'TLSv1.3' : 'TLSv1.2',
-        ...(asks ? { secureOptions: constants.SSL_OP_NO_TICKET } : {}),
-      })
-    } catch (cause) {
-      throw new TunnelError(
-        'tls/certificate',
-        'Cannot use certificate: found a pair of certificate and key that do not work together',
-        { cause },
-      )
-    }
-    uses.set(asks, context)
-  }
-  return context
-}
-
-async function serve(
-  carrier: Conn,
-  first: Uint8Array,
-  options: TlsServeOptions,
-): Promise<TlsConn> {
-  const { admit } = options
-  const asks = admit !== undefined
-  let secureContext: tls.SecureContext
-  try {
-    secureContext = contextOf(options.identity, asks)
-  } catch (error) {
-    carrier.abort()
-    throw error
-  }
-  const reached = carrierOf(carrier, first)
-  const below = reached instanceof Promise ? await reached : reached
-  const choose = options.chooseAlpn
-  const socket = new tls.TLSSocket(below, {
-    isServer: true,
-    secureContext,
-    requestCert: asks,
-    rejectUnauthorized: false,
-    ...(choose
-      ? { ALPNCallback: ({ protocols }: { protocols: string[] }) => choose(protocols) }
-      : options.alpn
-      ? { ALPNProtocols: [...options.alpn] }
-      : {}),
-  })
-  let secret: Buffer | undefined
-  if (asks) socket.on('keylog', (line: Buffer) => void (secret ??= serverSecret(line)))
-  return handshake(socket, {
-    event: 'secure',
-    timeoutMs: options.timeoutMs ?? HANDSHAKE_MS,
-    subject: 'visitor',
-    // A promise only where there is somebody to ask: visitors of open endpoints wait for nothing.
-    check: admit && (async () => {
-      const leaf = leafOf(socket)
-      if (await admit(leaf)) return
-      const alert = leaf ? 'access_denied' : 'certificate_required'
-      // Whoever left meanwhile cannot be told anything.
-      if (!socket.destroyed) refuse(socket, { below, secret, alert })
-      throw new TunnelError(
-        'tls/refused',
-        leaf
-          ? 'Cannot admit visitor: its certificate is not among those allowed'
-          : 'Cannot admit visitor: it showed no certificate',
-      )
-    }),
-  })
-}
-
-/** Sends the alert below TLS, half-closes, and lets the other end read it before the socket goes. */
-function refuse(
-  socket: tls.TLSSocket,
-  { below, secret, alert }: {
-    below: Socket
-    secret: Buffer | undefined
-    alert: keyof typeof ALERT
-  },
-): void {
-  const record = secret && sealAlert(socket.getCipher().name, secret, ALERT[alert])
-  const timer = setTimeout(() => socket.destroy(), REFUSED_LINGER_MS)
-  socket.on('error', () => {})
-  socket.once('close', () => clearTimeout(timer))
-  // What the client still sends is read and dropped: unread bytes would make the close a reset.
-  socket.on('data', () => {})
-  socket.once('end', () => socket.destroy())
-  if (record) {
-    below.write(record)
-    below.end()
-  } else socket.end()
-}
-
 async function connect(options: TlsConnectOptions): Promise<TlsConn> {
   const timeoutMs = options.timeoutMs ?? HANDSHAKE_MS
   const startedMs = performance.now()
   const host = options.target && 'host' in options.target ? bareHost(options.target.host) : ''
   const name = options.servername ?? host
   const carrier = options.carrier ?? await connectDuplex({ ...targetOf(options), timeoutMs })
-  const below = await carrierOf(carrier, EMPTY)
+  const below = await carrierOf(carrier)
   let socket: tls.TLSSocket
   try {
     socket = tls.connect({
@@ -183,7 +75,6 @@ async function connect(options: TlsConnectOptions): Promise<TlsConn> {
     })
   }
   return handshake(socket, {
-    event: 'secureConnect',
     timeoutMs: Math.max(1, timeoutMs - (performance.now() - startedMs)),
     subject: name || (options.target ? describeTarget(options.target) : 'peer'),
     check() {
@@ -266,29 +157,11 @@ function signer(identity: TlsIdentity): CertificateSigner {
   }
 }
 
-/** The leaf, once it is sure that the key is its own: the stack itself finds out only in a handshake. */
-function leafAndKey(identity: TlsIdentity): X509Certificate {
-  try {
-    const leaf = new X509Certificate(identity.cert)
-    if (leaf.checkPrivateKey(createPrivateKey(identity.key))) return leaf
-  } catch (cause) {
-    throw new TunnelError('tls/certificate', 'Cannot use certificate: found no readable PEM pair', {
-      cause,
-      hint: 'Expected a certificate (chain) and its unencrypted private key, both in PEM',
-    })
-  }
-  throw new TunnelError(
-    'tls/certificate',
-    'Cannot use certificate: found a key that is not the one it names',
-  )
-}
-
 interface Handshake {
-  event: 'secure' | 'secureConnect'
   timeoutMs: number
   subject: string
-  /** Throws to refuse. It closes the socket itself or leaves that to the caller of it. */
-  check: (() => void | Promise<void>) | undefined
+  /** Throws to refuse. */
+  check(): void
 }
 
 function handshake(socket: tls.TLSSocket, options: Handshake): Promise<TlsConn> {
@@ -303,11 +176,9 @@ function handshake(socket: tls.TLSSocket, options: Handshake): Promise<TlsConn> 
         ),
       options.timeoutMs,
     )
-    let over = false
     function release(): void {
-      over = true
       clearTimeout(timer)
-      socket.removeListener(options.event, done)
+      socket.removeListener('secureConnect', done)
       socket.removeListener('close', closed)
     }
     function fail(error: TunnelError): void {
@@ -329,28 +200,24 @@ function handshake(socket: tls.TLSSocket, options: Handshake): Promise<TlsConn> 
     function closed(): void {
       broken(new Error('the connection was closed'))
     }
-    async function done(): Promise<void> {
+    function done(): void {
       try {
-        const checked = options.check?.()
-        if (checked) await checked
-        if (over) return
+        options.check()
       } catch (error) {
-        if (over) return
         release()
-        // A refusal that sent its own alert closes the socket when that is read.
-        if (!(error instanceof TunnelError && error.code === 'tls/refused')) socket.destroy()
+        socket.destroy()
         reject(error)
         return
       }
       release()
-      const conn = new HostTlsConn(socket)
+      const conn = new ClientConn(socket)
       socket.removeListener('error', broken)
       resolve(conn)
     }
     // The listener stays after a failure: an error without one would end the process.
     socket.on('error', broken)
     socket.once('close', closed)
-    socket.once(options.event, done)
+    socket.once('secureConnect', done)
   })
 }
 

@@ -70,7 +70,7 @@ async function front(carrier: Carrier, options: Partial<TlsServeOptions> = {}): 
     conn.handle({
       // The first bytes are read before it is known whose they are, as behind a bulk link's prelude.
       data(first) {
-        conn.pause()
+        conn.hold()
         queueMicrotask(() => serve(conn, first))
       },
       end() {},
@@ -209,6 +209,36 @@ for (const carrier of CARRIERS) {
     await near.until(7)
     near.conn.abort()
     conn.abort()
+    await f.close()
+  })
+
+  test(`serve() over a ${carrier} keeps what a visitor says, and its end, while it is thought about`, async () => {
+    let think!: () => void
+    const thought = new Promise<void>((resolve) => (think = resolve))
+    let asked = 0
+    const f = await front(carrier, {
+      admit: async () => {
+        if (++asked === 1) await thought
+        return true
+      },
+    })
+    const near = new Collector(await dial(f.port, { identity: client }))
+    near.conn.write(utf8('first of all'))
+    near.conn.end()
+    // A whole conversation later both have long arrived.
+    const second = new Collector(await dial(f.port, { identity: client }))
+    const other = new Collector(await f.served[1]!)
+    second.conn.write(utf8('hello'))
+    await other.until(5)
+    think()
+    const conn = await f.served[0]!
+    const far = new Collector(conn)
+    assert.is(Buffer.from(await far.ended).toString(), 'first of all')
+    conn.write(utf8('heard'))
+    conn.end()
+    assert.is(Buffer.from(await near.ended).toString(), 'heard')
+    second.conn.abort()
+    other.conn.abort()
     await f.close()
   })
 
