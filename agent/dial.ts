@@ -3,18 +3,16 @@
  * identity, connect through the ingress or a visit link, and check the certificate against the
  * *passport*, not a CA: the relay hands out both, and can forge neither.
  */
-import { equal } from '../core/bytes.ts'
+import { EMPTY, equal } from '../core/bytes.ts'
 import { asTunnelError, TunnelError } from '../core/errors.ts'
-import { decodeFrame } from '../core/frame.ts'
 import { formatCertificateFingerprint, parseKey } from '../core/key.ts'
-import { Mux } from '../core/mux.ts'
 import { openPassport } from '../core/passport.ts'
 import type { Conn } from '../core/socket.ts'
 import { fromBase64 } from './agent.ts'
 import type { KnownPassports } from './known_agents.ts'
-import { openLink } from './link.ts'
 import type { LinkPorts } from './link.ts'
 import type { Up, Uplink } from './uplink.ts'
+import { Visits } from './visits.ts'
 import type { TlsConn, TlsIdentity, World } from './world.ts'
 
 /** Agents that may serve one name. */
@@ -46,16 +44,20 @@ export interface DialPorts {
 export class Dialler {
   readonly #ports: DialPorts
   readonly #name: string
-  readonly #visits = new Map<string, Promise<Mux>>()
+  readonly #visits: Visits
 
   constructor(ports: DialPorts, name: string) {
     this.#ports = ports
     this.#name = name
+    this.#visits = new Visits({
+      clock: ports.world.clock,
+      link: ports.link,
+      relayKey: () => ports.uplink.up?.relayKey,
+    })
   }
 
   close(): void {
-    for (const visit of this.#visits.values()) visit.then((mux) => mux.close(), () => {})
-    this.#visits.clear()
+    this.#visits.close()
   }
 
   /** Who serves the name now and is trusted. Throws `dial/unknown`, `trust/…`, `passport/…`. */
@@ -136,59 +138,12 @@ export class Dialler {
       const host = link.relay.hostname.replace(/^\[|\]$/g, '')
       return await world.net.connectDuplex({ host, port: Number(link.relay.port) || 443 })
     }
-    const key = served[0]!.key
-    let visit = this.#visits.get(key)
-    if (!visit) {
-      visit = this.#visit(up, key)
-      this.#visits.set(key, visit)
-      visit.catch(() => this.#visits.delete(key))
-    }
-    const mux = await visit
-    return mux.open({
+    return await this.#visits.open(parseKey(served[0]!.key), {
       kind: 'connect',
       port: 0,
       address: '',
       endpoint: this.#name,
-      tail: new Uint8Array(0),
-    })
-  }
-
-  #visit(up: Up, key: string): Promise<Mux> {
-    const { link, world } = this.#ports
-    return new Promise((resolve, reject) => {
-      openLink({ ...link, pin: (relayKey) => equal(relayKey, up.relayKey) }, {
-        role: 'visit',
-        target: parseKey(key),
-        admitted: ({ socket, welcome }) => {
-          const mux = new Mux({
-            side: 'agent',
-            clock: world.clock,
-            windowMaxBytes: welcome.window,
-            send: (frame) => socket.send(frame),
-            buffered: () => socket.buffered(),
-            onOpen: (stream) => stream.reset(1),
-            onProtocolError: (error) => socket.close(4400, error.code),
-            onEmpty: () => {},
-          })
-          resolve(mux)
-          return {
-            message: (message) => {
-              try {
-                mux.receive(decodeFrame(message))
-              } catch {
-                socket.close(4400, 'protocol')
-              }
-            },
-            drain: () => mux.drain(),
-            closed: () => {
-              mux.close()
-              this.#visits.delete(key)
-            },
-          }
-        },
-        ended: ({ reason, error }) =>
-          reject(error ?? new TunnelError('dial/link', `Cannot open a visit link: ${reason}`)),
-      }).catch(reject)
+      tail: EMPTY,
     })
   }
 }
