@@ -2,6 +2,7 @@
  * What a relay needs on any machine with files, whichever runtime it is: identity, certificate,
  * registry, credentials, quotas, metrics, log. Bun, Node and Deno share it; each brings its sockets.
  */
+import { createPublicKey, X509Certificate } from 'node:crypto'
 import { chmod, mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises'
 import { homedir } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -14,6 +15,7 @@ import { certificateHash, isCurrent, makeCertificate } from '../certificate.ts'
 import type { CertificatePair } from '../certificate.ts'
 import type { AppPorts } from '../app.ts'
 import { certificateVerifier } from '../client_ca.ts'
+import type { CertificateVerifier } from '../client_ca.ts'
 import { Credentials } from '../credentials.ts'
 import { createLog } from '../log.ts'
 import { Metrics } from '../metrics.ts'
@@ -25,6 +27,8 @@ import type { Settings } from '../settings.ts'
 import type { Store } from '../store/store.ts'
 
 const SEED_BYTES = 32
+/** Certificates that a challenge names: the one that is served, and those before it. */
+const CERTIFICATES_MAX = 4
 
 /** A relay that runs, as commands and tests hold it. */
 export interface RunningRelay {
@@ -32,8 +36,10 @@ export interface RunningRelay {
   /** KEY bytes and fingerprint of the relay's identity, for agents to pin. */
   identity: Uint8Array
   fingerprint: string
-  /** PEM of the certificate that it serves. */
+  /** PEM of the certificate that it serves, as of the start. */
   certificate: string
+  /** Looks for a new certificate now, not when it is time; true: it is served from now on. */
+  renew(): Promise<boolean>
   relay: Relay
   credentials: Credentials
   registry: Registry
@@ -46,13 +52,22 @@ export interface RunningRelay {
 
 export interface Host {
   ports: Omit<RelayPorts, 'publicPort' | 'net' | 'app' | 'bulkTls'>
-  tls: CertificatePair
+  /** Another object after `renew` has found another pair. */
+  readonly tls: CertificatePair
   store: Store
+  /**
+   * Reads the files again, and makes a new certificate of our own when it is time. True: there is
+   * another pair to serve. Throws `relay/certificate` and what reading throws; then all stays.
+   */
+  renew(): Promise<boolean>
   publicPort(): number
   /** What the HTTP app needs, but for what only the runtime's server can do. */
   appPorts(relay: Relay, http: Pick<AppPorts, 'upgrade' | 'remoteAddress'>): AppPorts
   listening(port: number): void
-  running(relay: Relay, listener: { port: number; stop(): Promise<void> }): RunningRelay
+  running(
+    relay: Relay,
+    listener: { port: number; renew(): Promise<boolean>; stop(): Promise<void> },
+  ): RunningRelay
 }
 
 /** Timers of the runtime that never keep a process alive. */
@@ -84,14 +99,23 @@ export interface HostOptions {
 
 export async function openHost(options: HostOptions): Promise<Host> {
   const { settings, store } = options
-  const { ports, tls, watches, adminKey } = await openServices(options)
+  const services = await openServices(options)
+  const { ports, watches, adminKey } = services
+  let { tls } = services
   let port = settings.publicPort
   const publicPort = (): number => port
   return {
     ports,
-    tls,
+    get tls() {
+      return tls
+    },
     store,
     publicPort,
+    async renew() {
+      const found = await services.renewed(tls)
+      if (found) tls = found
+      return found !== undefined
+    },
     appPorts: (relay, http) => ({
       ...appPorts(ports, relay),
       store,
@@ -108,6 +132,7 @@ export async function openHost(options: HostOptions): Promise<Host> {
         port: listener.port,
         certificate: tls.cert,
         adminKey,
+        renew: () => listener.renew(),
         stop: async () => {
           for (const watch of watches) watch.cancel()
           await listener.stop()
@@ -120,6 +145,8 @@ export async function openHost(options: HostOptions): Promise<Host> {
 async function openServices(options: HostOptions): Promise<{
   ports: Shared
   tls: CertificatePair
+  /** Another pair than `now`, which the relay's challenges name from then on; undefined: the same. */
+  renewed(now: CertificatePair): Promise<CertificatePair | undefined>
   watches: Timer[]
   adminKey: string | undefined
 }> {
@@ -148,9 +175,9 @@ async function openServices(options: HostOptions): Promise<{
   const revoked = await RevokedCertificates.open(store, clock)
   const watches = [credentials.watch(), registry.watch(), revoked.watch()]
   const admin = await credentials.ensureAdmin()
-  const verifyCertificate = settings.clientCaPath === ''
+  const authority = settings.clientCaPath === ''
     ? undefined
-    : certificateVerifier(await readFile(settings.clientCaPath, 'utf8'), clock)
+    : await ClientAuthority.open(settings.clientCaPath, clock)
   const relayIdentity: RelayIdentity = {
     seed: identity.seed,
     public: identity.public,
@@ -169,12 +196,70 @@ async function openServices(options: HostOptions): Promise<{
     log,
     settings: { ...settings, names },
     version,
-    ...(verifyCertificate ? { verifyCertificate } : {}),
+    ...(authority ? { verifyCertificate: (...shown) => authority.verify(...shown) } : {}),
   }
-  return { ports, tls, watches, adminKey: admin?.secret }
+  const renewed = async (now: CertificatePair): Promise<CertificatePair | undefined> => {
+    await authority?.reread()
+    const pair = await loadCertificate(settings, names, clock)
+    if (pair.cert === now.cert && pair.key === now.key) return undefined
+    checkPair(pair)
+    const { certificates } = relayIdentity
+    // Connections that began with the one before are still in admission.
+    certificates.unshift(await certificateHash(pair.cert))
+    certificates.splice(CERTIFICATES_MAX)
+    return pair
+  }
+  return { ports, tls, renewed, watches, adminKey: admin?.secret }
 }
 
 type Shared = Host['ports']
+
+/** The file of the authority whose certificates admit agents, as it is now. */
+class ClientAuthority {
+  readonly #path: string
+  readonly #clock: Clock
+  #pem: string
+  verify: CertificateVerifier
+
+  private constructor(path: string, clock: Clock, pem: string) {
+    this.#path = path
+    this.#clock = clock
+    this.#pem = pem
+    this.verify = certificateVerifier(pem, clock)
+  }
+
+  /** Throws `certificate/authority`. */
+  static async open(path: string, clock: Clock): Promise<ClientAuthority> {
+    return new ClientAuthority(path, clock, await readFile(path, 'utf8'))
+  }
+
+  /** Throws `certificate/authority`; the old one stays then. */
+  async reread(): Promise<void> {
+    const pem = await readFile(this.#path, 'utf8')
+    if (pem === this.#pem) return
+    this.verify = certificateVerifier(pem, this.#clock)
+    this.#pem = pem
+  }
+}
+
+/** Two files are never written at one moment. Throws `relay/certificate`. */
+function checkPair({ cert, key }: CertificatePair): void {
+  try {
+    const named = new X509Certificate(cert).publicKey.export({ type: 'spki', format: 'der' })
+    const own = createPublicKey(key).export({ type: 'spki', format: 'der' })
+    if (named.equals(own)) return
+  } catch (cause) {
+    throw new TunnelError(
+      'relay/certificate',
+      `Cannot take the new certificate: ${(cause as Error).message}`,
+      { cause },
+    )
+  }
+  throw new TunnelError(
+    'relay/certificate',
+    'Cannot take the new certificate: found a key that is not the one it names',
+  )
+}
 
 /** What the HTTP app is told of a relay that runs on a machine with raw sockets. */
 function appPorts(
@@ -192,7 +277,7 @@ function appPorts(
 
 function running(
   { crypto, identity, credentials, registry, settings }: Shared,
-  of: Pick<RunningRelay, 'relay' | 'port' | 'certificate' | 'adminKey' | 'stop'>,
+  of: Pick<RunningRelay, 'relay' | 'port' | 'certificate' | 'adminKey' | 'renew' | 'stop'>,
 ): RunningRelay {
   return {
     ...of,

@@ -34,6 +34,8 @@ export async function runProgram(
       draining = true
       running.drain().then(() => process.exit(0), () => process.exit(1))
     }
+    // Not in vain before the files are looked at again anyway.
+    process.on('SIGHUP', () => void running.renew().catch(() => {}))
     process.on('SIGTERM', stop)
     process.on('SIGINT', stop)
   } catch (error) {
