@@ -1,13 +1,16 @@
 /**
  * Both implementations against published vectors (RFC 8032 §7.1, RFC 7748 §5.2 and §6.1, RFC 5869
- * appendix A, RFC 4231, FIPS 180-4, McGrew and Viega's GCM cases 13 to 16), against each other on
+ * appendix A, RFC 4231, FIPS 180-4, McGrew and Viega's GCM cases 13 to 16, RFC 8439 §2.8.2, the
+ * accumulated ML-KEM vectors of C2SP as Go has them), against each other on
  * generated input, and against keys and signatures that an attacker would choose.
  */
 import { ed25519 } from '@noble/curves/ed25519.js'
 import { bytesToNumberLE, numberToBytesLE } from '@noble/curves/utils.js'
 import { sha512 } from '@noble/hashes/sha2.js'
+import { shake128 } from '@noble/hashes/sha3.js'
 import fc from 'fast-check'
 import * as nodeCrypto from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { concat, fromHex, hex, utf8 } from '../../core/bytes.ts'
@@ -138,6 +141,22 @@ const GCM: [string, string, string, string, string][] = [
     GCM_CIPHERTEXT + '76fc6ece0f4e1768cddf8853bb2d551b',
   ],
 ]
+
+// RFC 8439 §2.8.2.
+const CHACHA = {
+  key32: Uint8Array.from({ length: 32 }, (_, i) => 0x80 + i),
+  nonce12: fromHex('070000004041424344454647'),
+  associated: fromHex('50515253c0c1c2c3c4c5c6c7'),
+}
+const CHACHA_TEXT = utf8(
+  "Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, sunscreen would be it.",
+)
+const CHACHA_SEALED =
+  'd31a8d34648e60db7b86afbc53ef7ec2a4aded51296e08fea9e2b5a736ee62d63dbea45e8ca9671282fafb69da92728b1a71de0a9e060b2905d6a5b67ecd3b3692ddbd7f2d778b8c9803aee328091b58fab324e4fad675945585808b4831d7bc3ff4def08e4b7a9de576d26586cec64b61161ae10b594f09e26a7e902ecbd0600691'
+
+const ACCUMULATED = JSON.parse(
+  readFileSync(new URL('../vectors/mlkem768.json', import.meta.url), 'utf8'),
+) as { count: number; shake128: string }
 
 for (const [name, crypto] of CRYPTOS) {
   test(`${name}: Ed25519 gives the vectors of RFC 8032`, () => {
@@ -324,6 +343,57 @@ for (const [name, crypto] of CRYPTOS) {
     }
   })
 
+  test(`${name}: ChaCha20-Poly1305 gives the vector of RFC 8439, and opens nothing else`, () => {
+    const bytes = crypto.chachaPolySeal({ ...CHACHA, plaintext: CHACHA_TEXT })
+    assert.is(hex(bytes), CHACHA_SEALED)
+    assert.is(bytes.constructor, Uint8Array)
+    const opened = crypto.chachaPolyOpen({ ...CHACHA, sealed: bytes })
+    assert.equal(opened, CHACHA_TEXT)
+    assert.is(opened.constructor, Uint8Array)
+    for (let i = 0; i < bytes.length; i++) {
+      const changed = Uint8Array.from(bytes)
+      changed[i]! ^= 1
+      assert.is(
+        codeOf(() => crypto.chachaPolyOpen({ ...CHACHA, sealed: changed })),
+        'crypto/forged',
+      )
+      const cut = bytes.subarray(0, i)
+      assert.is(codeOf(() => crypto.chachaPolyOpen({ ...CHACHA, sealed: cut })), 'crypto/forged')
+    }
+    const other = { ...CHACHA, associated: CHACHA_TEXT, sealed: bytes }
+    assert.is(codeOf(() => crypto.chachaPolyOpen(other)), 'crypto/forged')
+  })
+
+  test(`${name}: sealed bytes go where they are wanted`, () => {
+    for (const seal of [crypto.aesGcmSeal, crypto.chachaPolySeal]) {
+      const room = filled(0xee, 80)
+      const plaintext = filled(1, 40)
+      const into = room.subarray(8, 64)
+      assert.is(seal({ ...CHACHA, plaintext, into }), into)
+      assert.is(hex(into), hex(seal({ ...CHACHA, plaintext })))
+      assert.equal([...room.subarray(0, 8), ...room.subarray(64)], Array(24).fill(0xee))
+    }
+  })
+
+  test(`${name}: ML-KEM-768 refuses public keys with a coefficient of q or more`, () => {
+    const key = crypto.mlkemKey(filled(5, 64))
+    for (const coefficient of [0, 1, 255, 256, 766, 767]) {
+      for (const value of [3329, 3330, 4095]) {
+        const bad = Uint8Array.from(key.public1184)
+        const at = 3 * (coefficient >> 1)
+        if (coefficient % 2 === 0) {
+          bad[at] = value & 0xff
+          bad[at + 1] = (bad[at + 1]! & 0xf0) | (value >> 8)
+        } else {
+          bad[at + 1] = (bad[at + 1]! & 0x0f) | ((value & 0x0f) << 4)
+          bad[at + 2] = value >> 4
+        }
+        assert.is(codeOf(() => crypto.mlkemEncapsulate(bad, filled(1))), 'crypto/kem')
+      }
+    }
+    crypto.mlkemEncapsulate(key.public1184, filled(1))
+  })
+
   test(`${name}: wrong lengths throw crypto/length`, () => {
     const short = filled(1, 31)
     const gcm = { key32: short, nonce12: filled(1, 12), associated: short, plaintext: short }
@@ -338,6 +408,14 @@ for (const [name, crypto] of CRYPTOS) {
         () => crypto.aesGcmSeal(gcm),
         () => crypto.aesGcmSeal({ ...gcm, key32: filled(1), nonce12: filled(1, 16) }),
         () => crypto.aesGcmOpen({ ...gcm, sealed: filled(1) }),
+        () => crypto.chachaPolySeal(gcm),
+        () => crypto.chachaPolyOpen({ ...gcm, sealed: filled(1) }),
+        () => crypto.chachaPolySeal({ ...CHACHA, plaintext: short, into: filled(1, 46) }),
+        () => crypto.aesGcmSeal({ ...CHACHA, plaintext: short, into: filled(1, 48) }),
+        () => crypto.mlkemKey(filled(1, 63)),
+        () => crypto.mlkemKey(filled(1, 64)).decapsulate(filled(1, 1087)),
+        () => crypto.mlkemEncapsulate(filled(1, 1183), short),
+        () => crypto.mlkemEncapsulate(filled(1, 1184), short),
         () => crypto.hkdfSha256({ ...hkdf, bytes: 0 }),
         () => crypto.hkdfSha256({ ...hkdf, bytes: 8161 }),
         () => crypto.hkdfSha256({ ...hkdf, bytes: 1.5 }),
@@ -375,6 +453,49 @@ for (const [name, crypto] of CRYPTOS) {
     assert.is.not(hex(crypto.randomBytes(32)), hex(crypto.randomBytes(32)))
   })
 }
+
+test('ML-KEM-768 gives the accumulated vectors of C2SP, implicit rejection with them', () => {
+  const source = shake128.create()
+  const sink = shake128.create()
+  for (let i = 0; i < ACCUMULATED.count; i++) {
+    const key = nobleCrypto.mlkemKey(source.xof(64))
+    const made = nobleCrypto.mlkemEncapsulate(key.public1184, source.xof(32))
+    assert.equal(key.decapsulate(made.ciphertext1088), made.shared32)
+    const rejected = key.decapsulate(source.xof(1088))
+    sink.update(key.public1184).update(made.ciphertext1088).update(made.shared32).update(rejected)
+    key.erase()
+  }
+  assert.is(hex(sink.xof(32)), ACCUMULATED.shake128)
+})
+
+test('ML-KEM-768 agrees with the runtime, where that has its own', async () => {
+  const { subtle } = globalThis.crypto as unknown as { subtle: Record<string, unknown> }
+  if (typeof subtle['encapsulateBits'] !== 'function') return
+  const native = subtle as unknown as {
+    importKey(...input: unknown[]): Promise<unknown>
+    encapsulateBits(
+      ...input: unknown[]
+    ): Promise<{ sharedKey: ArrayBuffer; ciphertext: ArrayBuffer }>
+    decapsulateBits(...input: unknown[]): Promise<ArrayBuffer>
+  }
+  const seed = filled(9, 64)
+  const key = nobleCrypto.mlkemKey(seed)
+  const name = 'ML-KEM-768'
+  const theirs = await native.importKey('raw-seed', seed, name, false, ['decapsulateBits'])
+  const other = await native.importKey('raw-public', key.public1184, name, true, [
+    'encapsulateBits',
+  ])
+  for (let i = 0; i < 5; i++) {
+    const { sharedKey, ciphertext } = await native.encapsulateBits(name, other)
+    assert.is(hex(key.decapsulate(new Uint8Array(ciphertext))), hex(new Uint8Array(sharedKey)))
+    const made = nobleCrypto.mlkemEncapsulate(key.public1184, nobleCrypto.randomBytes(32))
+    const opened = await native.decapsulateBits(name, theirs, made.ciphertext1088)
+    assert.is(hex(new Uint8Array(opened)), hex(made.shared32))
+    made.ciphertext1088[i * 200]! ^= 1
+    const rejected = await native.decapsulateBits(name, theirs, made.ciphertext1088)
+    assert.is(hex(new Uint8Array(rejected)), hex(key.decapsulate(made.ciphertext1088)))
+  }
+})
 
 test('both implementations agree on generated input', () => {
   const key = fc.uint8Array({ minLength: 32, maxLength: 32 })
@@ -434,12 +555,16 @@ test('fastCrypto() takes nothing that answers wrongly', () => {
 
 test('fastCrypto() uses all of node:crypto here', () => {
   for (const name of Object.keys(nobleCrypto) as (keyof Crypto)[]) {
-    if (name !== 'randomBytes') assert.is.not(fast[name], nobleCrypto[name], name)
+    if (!isProbed(name) || (name.startsWith('chachaPoly') && !HAS_CHACHA)) continue
+    assert.is.not(fast[name], nobleCrypto[name], name)
   }
 })
 
+/** Bun's `node:crypto` is without this cipher. */
+const HAS_CHACHA = nodeCrypto.getCiphers().includes('chacha20-poly1305')
+
 function isProbed(name: string): boolean {
-  return name !== 'randomBytes'
+  return !['randomBytes', 'mlkemKey', 'mlkemEncapsulate'].includes(name)
 }
 
 function everything(
@@ -452,7 +577,16 @@ function everything(
   const signature = crypto.ed25519Sign(a, message)
   const gcm = { key32: a, nonce12: b.subarray(0, 12), associated: extra }
   const sealed = crypto.aesGcmSeal({ ...gcm, plaintext: message })
+  const key = crypto.mlkemKey(concat(a, b))
+  const made = crypto.mlkemEncapsulate(key.public1184, a)
+  const poly = crypto.chachaPolySeal({ ...gcm, plaintext: message })
   const results = [
+    poly,
+    crypto.chachaPolyOpen({ ...gcm, sealed: poly }),
+    key.public1184,
+    made.ciphertext1088,
+    made.shared32,
+    key.decapsulate(made.ciphertext1088),
     crypto.sha256(a, message, extra),
     crypto.hmacSha256(extra, message, b),
     crypto.hkdfSha256({ key: message, salt: extra, info: 'label', bytes: 1 + message.length }),
