@@ -66,10 +66,10 @@ star(
       scope: 'shops',
       labels: { role: 'till', site: 'berlin-?' },
     })
-    const with_ = (labels: Record<string, string>) =>
+    const bring = (labels: Record<string, string>) =>
       star.agent({ credential: { kind: 'token', secret }, labels })
     const good = { role: 'till', site: 'berlin-1' }
-    await with_(good)
+    await bring(good)
     assert.equal(star.relay.agents('shops').map(({ labels }) => labels), [good])
     for (
       const labels of [
@@ -81,7 +81,7 @@ star(
       ] as Record<string, string>[]
     ) {
       let message = ''
-      await with_(labels).catch((error: Error) => void (message = error.message))
+      await bring(labels).catch((error: Error) => void (message = error.message))
       assert.match(message, /closed 4401 credentials\/labels/, JSON.stringify(labels))
     }
     // An API key restricts none.
