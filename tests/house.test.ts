@@ -25,6 +25,7 @@ const CORE_ORDER = [
   'cipher',
   'noise',
   'key',
+  'selector',
   'passport',
   'client_hello',
   'frame',
