@@ -1,5 +1,5 @@
 /**
- * The REST API under `/api/v1`: credentials, names, blocks, live agents. Described by the same
+ * The REST API under `/api/v1`: credentials, names, grants, blocks, live agents. Described by the same
  * schemas that check it, at `/api/v1/openapi.json`, and as a page at `/api/v1/docs`.
  *
  * Who may do what: the admin key everything; an API key what belongs to its scope, and new
@@ -21,6 +21,7 @@ import {
 } from './api_answers.ts'
 import type { Api } from './api_answers.ts'
 import { blockRoutes, certificateRoutes } from './api_operator.ts'
+import { grantRoutes, peerRoutes } from './api_peers.ts'
 import * as shapes from './api_shapes.ts'
 import type { AppEnv, AppPorts } from './app.ts'
 import { authenticate, relayAnswer } from './app.ts'
@@ -65,6 +66,8 @@ export function createApi(ports: AppPorts): Api {
   credentialRoutes(api, ports, 'key')
   credentialRoutes(api, ports, 'token')
   nameRoutes(api, ports)
+  peerRoutes(api, ports)
+  grantRoutes(api, ports)
   blockRoutes(api, ports)
   certificateRoutes(api, ports)
   refuseOtherMethods(api)
@@ -90,6 +93,8 @@ function document(version: string) {
       { name: 'keys', description: 'API keys.' },
       { name: 'tokens', description: 'Fleet tokens.' },
       { name: 'names', description: 'Names that are reserved.' },
+      { name: 'peers', description: 'Agents as other agents see them.' },
+      { name: 'grants', description: 'Names that one scope shows to another.' },
       { name: 'blocks', description: 'The kill switch.' },
       { name: 'certificates', description: 'Client certificates that are revoked.' },
     ],

@@ -5,10 +5,12 @@
  */
 import { z } from '@hono/zod-openapi'
 import { KEY_TEXT_LENGTH, NAME_LENGTH_MAX } from '../core/key.ts'
+import { SELECTOR_LENGTH_MAX } from '../core/selector.ts'
 import type { Block } from './blocks.ts'
 import type { CredentialRecord } from './credentials.ts'
 import { LABEL_LENGTH_MAX, PATTERNS_MAX } from './credentials.ts'
 import { PATTERN_LENGTH_MAX } from './glob.ts'
+import type { ShownRecord } from './grants.ts'
 import type { NameRecord } from './registry.ts'
 import type { RevokedCertificate } from './revoked_certificates.ts'
 
@@ -138,6 +140,37 @@ export const agentSchema = z.strictObject({
   bulkIdle: z.int().min(0),
 }).openapi('Agent')
 
+export const peerSchema = z.strictObject({
+  key: keySchema,
+  scope: scopeSchema,
+  names: z.array(z.strictObject({
+    name: nameSchema,
+    kind: z.enum(['http', 'tcp', 'udp', 'agent']).optional(),
+  })),
+  labels: z.record(z.string(), z.string()).openapi({
+    description: 'What the agent says of itself; the relay vouches for none of it.',
+  }),
+  online: z.boolean(),
+  since: timeSchema.optional(),
+}).openapi('Peer')
+
+export const newShownSchema = z.strictObject({
+  scope: scopeSchema.optional().openapi({
+    description: "Whose names; without it the caller's own.",
+  }),
+  to: scopeSchema,
+  names: z.string().regex(/^[a-z0-9*?-]{1,63}$/).openapi({
+    description: 'A name, `*` for any text and `?` for one character.',
+    example: 'web-*',
+  }),
+}).openapi('NewGrant')
+export const shownSchema = z.strictObject({
+  scope: scopeSchema,
+  to: scopeSchema,
+  names: z.string(),
+  since: timeSchema,
+}).openapi('NameGrant')
+
 export const relaySchema = z.strictObject({
   key: keySchema,
   fingerprint: z.string(),
@@ -188,6 +221,17 @@ export const blockQuerySchema = z.strictObject({
   scope: scopeSchema.optional(),
 })
 
+export const peerQuerySchema = z.strictObject({
+  scope: scopeSchema.optional(),
+  selector: z.string().max(SELECTOR_LENGTH_MAX).optional().openapi({
+    description: 'Labels, comma means and.',
+    example: 'env=prod,region!=eu',
+  }),
+  after: z.string().max(KEY_TEXT_LENGTH + 1 + NAME_LENGTH_MAX).optional().openapi({
+    description: afterDescription,
+  }),
+})
+
 /** A list of `items`, with `next` where there are more. */
 export function pageOf<T extends z.ZodType>(items: T) {
   return z.strictObject({
@@ -210,6 +254,10 @@ export function showName({ name, scope, reservedAt }: NameRecord): z.output<
   typeof ownedNameSchema
 > {
   return { name, scope, reservedAt: iso(reservedAt) }
+}
+
+export function showShown({ since, ...shown }: ShownRecord): z.output<typeof shownSchema> {
+  return { ...shown, since: iso(since) }
 }
 
 export function showBlock({ since, ...block }: Block): z.output<typeof blockSchema> {

@@ -14,12 +14,14 @@ import { fingerprint, formatKey, isName, parseKey } from '../core/key.ts'
 import { createApi } from './api.ts'
 import type { Credentials, Grant } from './credentials.ts'
 import { checkedGrant } from './failures.ts'
+import type { Grants } from './grants.ts'
 import { errorFields } from './log.ts'
 import type { Log } from './log.ts'
 import { METRICS_TYPE, STATUS_CLASSES } from './metrics.ts'
 import type { Metrics } from './metrics.ts'
 import { indexPage } from './pages/index.ts'
 import { STYLE, STYLE_PATH } from './pages/style.ts'
+import type { Peer } from './peers.ts'
 import { overQuota, Problem, problemOf, tell, wrongMethod } from './problem.ts'
 import { addressWho } from './quota.ts'
 import type { Quota } from './quota.ts'
@@ -72,6 +74,9 @@ export interface AppPorts {
   draining(): boolean
   /** Live members, those of one scope where it is given. */
   agents(scope?: string): AgentInfo[] | Promise<AgentInfo[]>
+  /** Agents that those of a scope may see, merged and in order. */
+  peers(scope: string): Promise<Peer[]>
+  grants: Pick<Grants, 'add' | 'remove' | 'list'>
   /** Makes the request a link and answers it; the response goes back as it is. */
   upgrade(request: Request, link: { key: string; address: string }): Response | Promise<Response>
   /** The visitor's address as the runtime saw it; empty when unknown. Never taken from a header. */
@@ -198,7 +203,9 @@ export async function nameAnswer(
     })
   }
   const scope = await registry.owner(name)
-  if (scope === undefined) {
+  // One that was never served to visitors is a name between agents, which is nobody else's business.
+  const members = await registry.members(name)
+  if (scope === undefined || members.length === 0) {
     throw new Problem(404, {
       code: 'registry/unknown',
       message: `Cannot look up "${name}": nobody has that name here`,
@@ -212,7 +219,7 @@ export async function nameAnswer(
     })
   }
   const agents: NameAnswer['agents'] = []
-  for (const key of await registry.members(name)) {
+  for (const key of members) {
     const stored = await registry.passport(key)
     agents.push({
       key,

@@ -3,12 +3,14 @@ import { TunnelError } from '../core/errors.ts'
 import { isName } from '../core/key.ts'
 import type { Claim } from './endpoints.ts'
 
-const KINDS = ['http', 'tcp', 'udp'] as const
-const MODES = ['verified', 'inspectable', 'raw'] as const
+const KINDS = ['http', 'tcp', 'udp', 'agent'] as const
+const MODES = ['verified', 'inspectable', 'raw', 'session'] as const
 
 /** Throws `claim/name`, `claim/kind`, `claim/mode` or `claim/port`, each naming what was found. */
 export function readClaim(body: Record<string, unknown>): Claim {
-  const { name, kind, mode, port = 0 } = body
+  const { name, kind, port = 0 } = body
+  // A name of an agent has one mode alone, which need not be said.
+  const mode = body['mode'] ?? (kind === 'agent' ? 'session' : undefined)
   if (typeof name !== 'string' || !isName(name)) {
     throw new TunnelError(
       'claim/name',

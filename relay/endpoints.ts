@@ -7,8 +7,9 @@ import type { Clock } from '../core/clock.ts'
 import { TunnelError } from '../core/errors.ts'
 import type { Group } from './hub.ts'
 
-export type EndpointKind = 'http' | 'tcp' | 'udp'
-export type EndpointMode = 'verified' | 'inspectable' | 'raw'
+/** `agent`: a name alone, which other agents open sessions to. */
+export type EndpointKind = 'http' | 'tcp' | 'udp' | 'agent'
+export type EndpointMode = 'verified' | 'inspectable' | 'raw' | 'session'
 
 export interface Claim {
   name: string

@@ -15,8 +15,10 @@ import {
   RESET,
   WINDOW_INITIAL_BYTES,
 } from '../core/frame.ts'
-import type { Frame, Visit } from '../core/frame.ts'
+import type { Frame, Visit, VisitName } from '../core/frame.ts'
+import { hex } from '../core/bytes.ts'
 import { TunnelError } from '../core/errors.ts'
+import type { Labels } from '../core/labels.ts'
 import type { Stream } from '../core/mux.ts'
 import { Allowance } from '../core/window.ts'
 import { BulkPool } from './bulk.ts'
@@ -38,6 +40,18 @@ const HOME_STREAMS_MAX = 1024
 /** Above so many bytes in a socket, who feeds it is paused where the runtime can. */
 const SOCKET_HIGH_BYTES = 1_048_576
 const SOCKET_LOW_BYTES = 262_144
+/** Of a group and of a channel, in a visit's tail (docs/protocol.md §2). */
+const ID_BYTES = 16
+
+/** What visit links may open. */
+export type ForwardedKind = 'connect' | 'session' | 'datagrams' | 'pair'
+const FORWARDED: Partial<Record<VisitName, readonly number[]>> = {
+  // The lengths that the tail may have.
+  connect: [0],
+  session: [0, ID_BYTES],
+  datagrams: [2 * ID_BYTES],
+  pair: [ID_BYTES],
+} satisfies Record<ForwardedKind, readonly number[]>
 
 /** A process of an agent: its home links, its endpoints, its idle bulk links. */
 export class Group {
@@ -45,15 +59,30 @@ export class Group {
   readonly id: string
   readonly scope: string
   readonly grant: string
-  readonly members = new Set<Member>()
+  /** In the order in which they came. */
+  readonly members: Member[] = []
   readonly endpoints = new Set<string>()
-  readonly bulk = new BulkPool()
+  #bulk: BulkPool | undefined
 
   constructor(member: Member) {
     this.agent = member.agent
     this.id = member.group
     this.scope = member.authorised!.scope
     this.grant = member.authorised!.grant
+  }
+
+  /** What the process says of itself, by its oldest link. */
+  get labels(): Labels {
+    return this.members[0]?.labels ?? {}
+  }
+
+  /** Made with the first link for it: most agents are idle, and have none. */
+  get bulk(): BulkPool {
+    return this.#bulk ??= new BulkPool()
+  }
+
+  get bulkIdle(): number {
+    return this.#bulk?.size ?? 0
   }
 
   /** The home link with the fewest streams. */
@@ -74,7 +103,7 @@ export class Group {
   open(visit: Omit<Visit, 'windowBytes'>): Stream {
     const member = this.lightest()
     if (!member) {
-      throw this.members.size === 0
+      throw this.members.length === 0
         ? new TunnelError('hub/gone', 'Cannot reach the agent: found no link')
         : new TunnelError(
           'hub/full',
@@ -92,6 +121,7 @@ interface Join {
   /** What each end may still send. */
   readonly allowance: [visit: Allowance, home: Allowance]
   readonly ended: [boolean, boolean]
+  readonly kind: ForwardedKind
   endpoint: string
   /** Ends what `HubEvents.hold` counts. */
   readonly release: () => void
@@ -100,15 +130,20 @@ interface Join {
 export interface HubEvents {
   /** May this visit link's agent reach the endpoint? Authorised for each stream, not once at the door. */
   mayVisit(member: Member, visit: Visit): boolean
+  /** The link that made the room which a visit of kind `pair` has entered; its token is good once. */
+  paired(member: Member, visit: Visit): string | undefined
   /** Counts one more stream until it is called; undefined: there are as many as may be. */
   hold(member: Member, visit: Visit): (() => void) | undefined
-  bytes(count: number, direction: 'in' | 'out'): void
+  bytes(count: number, of: { kind: ForwardedKind; direction: 'in' | 'out' }): void
+  /** A bundle of datagrams passed, or was dropped since the socket that it was for is full. */
+  packets(result: 'in' | 'out' | 'dropped', payload: Uint8Array): void
   overdrawn(member: Member): void
 }
 
 export class Hub {
   readonly key: string
-  readonly groups = new Map<string, Group>()
+  /** At most `GROUPS_MAX`, mostly one: a map of one takes six times as much as an array. */
+  readonly groups: Group[] = []
   readonly #visits = new Set<Member>()
   readonly #events: HubEvents
   /** Visit links that wait for a home link's socket, by that home link. */
@@ -119,22 +154,26 @@ export class Hub {
     this.#events = events
   }
 
+  group(id: string): Group | undefined {
+    return this.groups.find((group) => group.id === id)
+  }
+
   get size(): number {
     let size = this.#visits.size
-    for (const group of this.groups.values()) size += group.members.size
+    for (const group of this.groups) size += group.members.length
     return size
   }
 
   get streams(): number {
     let streams = 0
-    for (const group of this.groups.values()) {
-      for (const member of group.members) streams += member.streams
+    for (const { members } of this.groups) {
+      for (const member of members) streams += member.streams
     }
     return streams
   }
 
   *members(): Iterable<Member> {
-    for (const group of this.groups.values()) yield* group.members
+    for (const { members } of this.groups) yield* members
     yield* this.#visits
   }
 
@@ -146,48 +185,48 @@ export class Hub {
       }
       this.#visits.add(member)
       // After the welcome, which goes out in this turn: an agent takes nothing else before it.
-      if (this.groups.size === 0) queueMicrotask(() => this.#tellGone(member))
+      if (this.groups.length === 0) queueMicrotask(() => this.#tellGone(member))
       return undefined
     }
-    let group = this.groups.get(member.group)
+    let group = this.group(member.group)
     if (!group) {
-      if (this.groups.size >= GROUPS_MAX) throw tooMany('processes of one identity', GROUPS_MAX)
+      if (this.groups.length >= GROUPS_MAX) throw tooMany('processes of one identity', GROUPS_MAX)
       group = new Group(member)
-      this.groups.set(member.group, group)
+      this.groups.push(group)
     }
     if (group.scope !== member.authorised!.scope) {
       throw new TunnelError('hub/scope', 'Cannot join links of two scopes in one process group')
     }
-    const dead = [...group.members].filter(({ quietMs }) => quietMs >= REPLACED_MS_MIN)
-    if (group.members.size - dead.length >= HOME_LINKS_MAX) {
+    const dead = group.members.filter(({ quietMs }) => quietMs >= REPLACED_MS_MIN)
+    if (group.members.length - dead.length >= HOME_LINKS_MAX) {
       throw tooMany('home links of one process', HOME_LINKS_MAX)
     }
-    group.members.add(member)
+    group.members.push(member)
     // Visitors must not be sent down a link that its own process has given up.
     for (const other of dead) other.terminate('replaced')
     return group
   }
 
   #tellGone(member: Member): void {
-    if (this.groups.size === 0 && this.#visits.has(member)) member.send('peer_gone', 0)
+    if (this.groups.length === 0 && this.#visits.has(member)) member.send('peer_gone', 0)
   }
 
   /** Takes a link off. Returns its group when that was the group's last link. */
   remove(member: Member): Group | undefined {
-    for (const join of new Set(member.forwards.values()) as Set<Join>) {
+    for (const join of new Set(member.forwards.values() as Iterable<Join>)) {
       const side = join.members[0] === member ? 1 : 0
       this.#drop(join)
       this.#reset(join, side, { code: RESET.gone, reason: 'link lost' })
     }
     this.#unpause(member)
     this.#visits.delete(member)
-    const group = this.groups.get(member.group)
-    if (!group?.members.delete(member)) return undefined
+    const group = this.group(member.group)
+    if (!group || !takeOut(group.members, member)) return undefined
     group.bulk.drop(member.link)
-    if (group.members.size > 0) return undefined
-    this.groups.delete(group.id)
+    if (group.members.length > 0) return undefined
+    takeOut(this.groups, group)
     group.bulk.close()
-    if (this.groups.size === 0) { for (const visit of this.#visits) visit.send('peer_gone', 0) }
+    if (this.groups.length === 0) { for (const visit of this.#visits) visit.send('peer_gone', 0) }
     return group
   }
 
@@ -195,7 +234,7 @@ export class Hub {
   serving(name: string): Group | undefined {
     let best: Group | undefined
     let fewest = Infinity
-    for (const group of this.groups.values()) {
+    for (const group of this.groups) {
       if (!group.endpoints.has(name)) continue
       const member = group.lightest()
       const streams = member?.streams ?? Infinity
@@ -232,12 +271,15 @@ export class Hub {
     const visit = decodeVisit(frame.payload)
     const refuse = (code: number, reason: string): void =>
       member.send('reset', frame.id, encodeReset(code, reason))
-    if (visit.kind !== 'connect' || !this.#events.mayVisit(member, visit)) {
+    if (member.forwards.size >= VISIT_STREAMS_MAX) return refuse(RESET.overload, 'too many streams')
+    const kind = forwardedKind(visit)
+    if (!kind || (kind !== 'pair' && !this.#events.mayVisit(member, visit))) {
       return refuse(RESET.refused, 'no such endpoint')
     }
-    if (member.forwards.size >= VISIT_STREAMS_MAX) return refuse(RESET.overload, 'too many streams')
-    const home = this.serving(visit.endpoint)?.lightest()
-    if (!home) return refuse(this.groups.size === 0 ? RESET.gone : RESET.refused, 'not served now')
+    const home = this.#homeOf(member, visit)
+    if (!home) {
+      return refuse(this.groups.length === 0 ? RESET.gone : RESET.refused, 'not served now')
+    }
     const release = this.#events.hold(member, visit)
     if (!release) return refuse(RESET.quota, 'quota')
     const id = home.mux.nextId()
@@ -246,6 +288,7 @@ export class Hub {
       ids: [frame.id, id],
       allowance: [new Allowance(WINDOW_INITIAL_BYTES), new Allowance(visit.windowBytes)],
       ended: [false, false],
+      kind,
       endpoint: visit.endpoint,
       release,
     }
@@ -255,17 +298,34 @@ export class Hub {
     home.send('open', id, encodeVisit({ ...visit, address: member.address, port: 0 }))
   }
 
+  /** The home link that a visit leads to. */
+  #homeOf(member: Member, visit: Visit): Member | undefined {
+    if (visit.kind === 'pair') {
+      const link = this.#events.paired(member, visit)
+      if (link === undefined) return undefined
+      return this.groups.flatMap(({ members }) => members).find((home) =>
+        home.link === link && home.up && home.streams < HOME_STREAMS_MAX
+      )
+    }
+    if (visit.tail.length === 0) return this.serving(visit.endpoint)?.lightest()
+    // A session lives in one process: no other of the same identity could take it up.
+    const id = hex(visit.tail.subarray(0, ID_BYTES))
+    const group = this.groups.find((one) => one.id === id)
+    return group?.endpoints.has(visit.endpoint) ? group.lightest() : undefined
+  }
+
   #pass(join: Join, side: 0 | 1, { frame, message }: { frame: Frame; message: Uint8Array }): void {
     const other = side === 0 ? 1 : 0
     switch (frame.type) {
       case FRAME.data: {
+        if (join.kind === 'datagrams') return this.#end(join, RESET.protocol)
         const length = frame.payload.length
         if (join.ended[side] || !join.allowance[side].spend(length)) {
           const overdrawn = !join.ended[side]
           if (overdrawn) this.#events.overdrawn(join.members[side])
           return this.#end(join, overdrawn ? RESET.overdrawn : RESET.protocol)
         }
-        this.#events.bytes(length, side === 0 ? 'in' : 'out')
+        this.#events.bytes(length, { kind: join.kind, direction: side === 0 ? 'in' : 'out' })
         break
       }
       case FRAME.credit:
@@ -281,9 +341,10 @@ export class Hub {
       case FRAME.reset:
         this.#drop(join)
         break
-      // Datagrams need no credit, so on a stream of bytes they would pass its police.
       case FRAME.packet:
-        return this.#end(join, RESET.protocol)
+        // Datagrams need no credit, so on a stream of bytes they would pass its police.
+        if (join.kind !== 'datagrams' || join.ended[side]) return this.#end(join, RESET.protocol)
+        return this.#packets(join, side, { frame, message })
       case FRAME.open:
         throw new TunnelError(
           'hub/order',
@@ -291,6 +352,20 @@ export class Hub {
         )
     }
     this.#relay(join.members[side], join.members[other], readdress(message, join.ids[other]))
+  }
+
+  /** Datagrams may be lost: a socket that is full pauses nobody for them, and takes none. */
+  #packets(join: Join, side: 0 | 1, { frame, message }: { frame: Frame; message: Uint8Array }) {
+    const other = side === 0 ? 1 : 0
+    const to = join.members[other]
+    if (to.socket.buffered() >= SOCKET_HIGH_BYTES) {
+      return this.#events.packets('dropped', frame.payload)
+    }
+    const direction = side === 0 ? 'in' : 'out'
+    this.#events.packets(direction, frame.payload)
+    this.#events.bytes(frame.payload.length, { kind: 'datagrams', direction })
+    const sent = to.socket.send(readdress(message, join.ids[other]))
+    if (sent === 'lost') to.terminate('lost')
   }
 
   #relay(from: Member, to: Member, message: Uint8Array): void {
@@ -337,7 +412,7 @@ export class Hub {
   /** Ends every forwarded stream of an endpoint. */
   cutEndpoint(name: string): void {
     for (const visit of this.#visits) {
-      for (const join of new Set(visit.forwards.values()) as Set<Join>) {
+      for (const join of new Set(visit.forwards.values() as Iterable<Join>)) {
         if (join.endpoint === name) this.#end(join, RESET.blocked)
       }
     }
@@ -354,6 +429,27 @@ export class Hub {
     }
     return count
   }
+}
+
+/** Undefined for what no visit link opens, or not with such a tail. */
+function forwardedKind({ kind, tail }: Visit): ForwardedKind | undefined {
+  return FORWARDED[kind]?.includes(tail.length) ? kind as ForwardedKind : undefined
+}
+
+/** How many datagrams a bundle holds, by its lengths alone. */
+export function countPackets(payload: Uint8Array): number {
+  let count = 0
+  for (let at = 0; at + 1 < payload.length; count++) {
+    at += 2 + payload[at]! * 256 + payload[at + 1]!
+  }
+  return count
+}
+
+/** False when it is not in there. */
+function takeOut<T>(all: T[], one: T): boolean {
+  const at = all.indexOf(one)
+  if (at >= 0) all.splice(at, 1)
+  return at >= 0
 }
 
 function tooMany(what: string, most: number): TunnelError {

@@ -69,7 +69,7 @@ export interface MemberOwner {
   /** Whether client certificates are looked at at all. */
   readonly takesCertificates: boolean
   readonly windowBytesMax: number
-  /** False where a timer would keep the host awake; there the platform notices dead links. */
+  /** Whether it calls `look`. False where a timer would keep the host awake, or pings are hidden. */
   readonly watchesSilence: boolean
   authorise(admitted: Admitted, member: Member): Promise<Authorised>
   /** Admitted: joins the star. Returns the welcome's JSON. Throws to refuse. */
@@ -91,6 +91,7 @@ export interface MemberSnapshot {
   agent: string
   role: 'home' | 'visit'
   group: string
+  labels: Labels
   scope: string
   grant: string
   names?: string[]
@@ -111,19 +112,20 @@ export class Member implements SocketHandler {
   /** What the agent says of itself. */
   labels: Labels = NO_LABELS
   authorised: Authorised | undefined
+  /** The scope against whose links it counts. */
+  countedIn: string | undefined
   bulkKey: Uint8Array | undefined
   readonly tickets = new TicketWindow()
   readonly since: number
   #mux: Mux | undefined
   #ids: MuxIds | undefined
   /** Streams joined to one of another link, by the id they have here; kept by the hub. */
-  readonly forwards = new Map<number, unknown>()
+  readonly forwards = new Map<number, { readonly kind: VisitName }>()
   bytesIn = 0
   #owner: MemberOwner
   #admission: RelayAdmission | undefined
   #state: 'hello' | 'admit' | 'deciding' | 'up' | 'closed' = 'hello'
   #deadline: Timer | undefined
-  #silence: Timer | undefined
   #heardMs: number
   #requests = 0
 
@@ -182,6 +184,7 @@ export class Member implements SocketHandler {
     this.agent = kept.agent
     this.role = kept.role
     this.group = kept.group
+    this.labels = kept.labels
     this.authorised = { scope: kept.scope, grant: kept.grant, allows }
     this.#state = 'up'
     this.#ids = kept.ids
@@ -194,6 +197,7 @@ export class Member implements SocketHandler {
       agent: this.agent,
       role: this.role,
       group: this.group,
+      labels: this.labels,
       scope: this.authorised?.scope ?? '',
       grant: this.authorised?.grant ?? '',
       address: this.address,
@@ -259,8 +263,9 @@ export class Member implements SocketHandler {
     if (this.#state === 'admit' && frame.type === FRAME.admit) {
       this.#state = 'deciding'
       const admitted = admission.open(frame.payload)
-      this.agent = formatKey(admitted.agent)
       this.role = admitted.role
+      // A home link's target is its own agent, and one string does for both.
+      this.agent = admitted.role === 'home' ? this.target : formatKey(admitted.agent)
       this.group = admitted.group
       this.version = admitted.version
       this.labels = admitted.labels
@@ -291,20 +296,17 @@ export class Member implements SocketHandler {
       return
     }
     this.#admission = undefined
-    if (this.#owner.watchesSilence) this.#watch()
     this.#owner.changed?.(this)
   }
 
-  #watch(): void {
-    const { clock } = this.#owner
-    const leftMs = Math.max(1, SILENCE_MS_MAX - this.quietMs)
-    this.#silence = clock.after(Math.min(leftMs, SILENCE_MS_MAX / 2), () => {
-      if (this.quietMs >= SILENCE_MS_MAX) this.terminate('silent')
-      else if (clock.now() > (this.authorised?.expiresAt ?? Infinity)) {
-        this.notice('credentials/expired', 'The credential of this link has expired')
-        this.close(CLOSE.revoked, 'the credential has expired')
-      } else this.#watch()
-    })
+  /** Ends the link when it is silent, or its credential over; for an owner that watches. */
+  look(): void {
+    if (!this.up) return
+    if (this.quietMs >= SILENCE_MS_MAX) this.terminate('silent')
+    else if (this.#owner.clock.now() > (this.authorised?.expiresAt ?? Infinity)) {
+      this.notice('credentials/expired', 'The credential of this link has expired')
+      this.close(CLOSE.revoked, 'the credential has expired')
+    }
   }
 
   /** Not admitted: the agent is told the code and the reason, and the link is closed. */
@@ -314,7 +316,7 @@ export class Member implements SocketHandler {
     this.notice(error.code, error.hint ? `${error.message}. ${error.hint}` : error.message)
     const code = error.code.startsWith('quota/')
       ? CLOSE.tooMany
-      : error.code === 'relay/blocked'
+      : error.code === 'relay/blocked' || error.code === 'admit/revoked'
       ? CLOSE.revoked
       : error.code.startsWith('relay/')
       ? CLOSE.fault
@@ -416,7 +418,6 @@ export class Member implements SocketHandler {
     const wasUp = this.#state === 'up'
     this.#state = 'closed'
     this.#deadline?.cancel()
-    this.#silence?.cancel()
     this.#mux?.close()
     if (wasUp || this.role) this.#owner.left(this, reason)
   }

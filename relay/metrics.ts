@@ -18,7 +18,17 @@ type Labels = Record<string, readonly string[]>
 type LabelValues<L extends Labels> = { readonly [K in keyof L]: L[K][number] }
 
 /** How a visitor came in. */
-export const ROUTES = ['relay', 'passthrough', 'inspectable', 'raw', 'udp', 'connect'] as const
+export const ROUTES = [
+  'relay',
+  'passthrough',
+  'inspectable',
+  'raw',
+  'udp',
+  'connect',
+  'session',
+  'datagrams',
+  'pair',
+] as const
 /** What became of a visitor. */
 export const VISITOR_RESULTS = [
   'served',
@@ -62,7 +72,17 @@ export const HANDSHAKE_RESULTS = [
 ] as const
 export const PACKET_DROPS = ['queue', 'quota', 'oversize', 'gone', 'flow', 'other'] as const
 export const STORE_OPERATIONS = ['get', 'list', 'commit', 'other'] as const
-export const STREAM_KINDS = ['tls', 'raw', 'http', 'connect', 'udp', 'other'] as const
+export const STREAM_KINDS = [
+  'tls',
+  'raw',
+  'http',
+  'connect',
+  'udp',
+  'session',
+  'datagrams',
+  'pair',
+  'other',
+] as const
 export const STATUS_CLASSES = ['1xx', '2xx', '3xx', '4xx', '5xx'] as const
 
 /** One series of a counter or gauge. Keep it where it is used often: `add` is one addition. */

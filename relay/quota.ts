@@ -155,15 +155,22 @@ export class Quota {
     return this.holdAll([kind], [holder(who)])
   }
 
+  /** One fewer: for holders that are kept by the thousand, to which `release` would be a closure each. */
+  letGo(kind: GaugeKind, who: Who): void {
+    this.#letGo(`${kind} ${holder(who)}`)
+  }
+
+  #letGo(key: string): void {
+    const left = (this.#held.get(key) ?? 0) - 1
+    if (left > 0) this.#held.set(key, left)
+    else this.#held.delete(key)
+  }
+
   /** One more of every kind for every holder, or of none for anybody: the first full one refuses. */
   holdAll(kinds: readonly GaugeKind[], holders: readonly Holder[]): Held {
     const keys: string[] = []
     const release = (): void => {
-      for (const key of keys.splice(0)) {
-        const left = this.#held.get(key)! - 1
-        if (left > 0) this.#held.set(key, left)
-        else this.#held.delete(key)
-      }
+      for (const key of keys.splice(0)) this.#letGo(key)
     }
     for (const who of holders) {
       for (const kind of kinds) {

@@ -6,7 +6,8 @@
  *   names/NAME              {scope, at}
  *   scope-names/SCOPE/NAME  at
  *   name-counts/SCOPE       how many the scope owns
- *   members/NAME            identities, latest first
+ *   members/NAME            identities that served it to visitors, latest first
+ *   peers/NAME              identities that served it to other agents alone, latest first
  */
 import type { Clock, Timer } from '../core/clock.ts'
 import type { Crypto } from '../core/crypto.ts'
@@ -14,12 +15,16 @@ import { TunnelError } from '../core/errors.ts'
 import { isName, NAME_LENGTH_MAX, parseKey } from '../core/key.ts'
 import type { Block, BlockTarget } from './blocks.ts'
 import { Blocks } from './blocks.ts'
+import { Grants } from './grants.ts'
 import type { Publication, StoredPassport } from './passports.ts'
 import { Passports } from './passports.ts'
+import { Statements } from './statements.ts'
+import type { ReadStatement } from './statements.ts'
 import { commitWhen, Turnstile } from './store/retry.ts'
 import type { Entry, Store } from './store/store.ts'
 import { LIST_MAX } from './store/store.ts'
 import type { WatchOptions } from './store/watch.ts'
+import { watch } from './store/watch.ts'
 
 export type { Block, BlockTarget } from './blocks.ts'
 export type { Publication, StoredPassport } from './passports.ts'
@@ -50,6 +55,8 @@ export interface RegistryPorts {
   store: Store
   crypto: Crypto
   clock: Clock
+  /** Reads and checks statements; without it none is kept. */
+  readStatement?: ReadStatement
   /** Most names of a scope; default 100. */
   namesMax?(scope: string): number
 }
@@ -81,19 +88,30 @@ export class Registry {
   readonly #turns = new Turnstile()
   readonly #blocks: Blocks
   readonly #passports: Passports
+  /** Names that scopes show to each other. */
+  readonly grants: Grants
+  /** What identities said, signed. */
+  readonly statements: Statements
 
-  private constructor(ports: RegistryPorts, blocks: Blocks) {
+  private constructor(
+    ports: RegistryPorts,
+    { blocks, grants }: { blocks: Blocks; grants: Grants },
+  ) {
     this.#store = ports.store
     this.#crypto = ports.crypto
     this.#clock = ports.clock
     this.#namesMax = (scope) => ports.namesMax?.(scope) ?? NAMES_PER_SCOPE_MAX
     this.#blocks = blocks
     this.#passports = new Passports(ports.store, ports.clock)
+    this.grants = grants
+    this.statements = new Statements(ports)
   }
 
-  /** Loads the blocks, so that `isBlocked` can answer at once. */
+  /** Loads blocks and grants, so that `isBlocked` and `shows` can answer at once. */
   static async open(ports: RegistryPorts): Promise<Registry> {
-    return new Registry(ports, await Blocks.open(ports.store, ports.clock))
+    const { store, clock } = ports
+    const [blocks, grants] = [await Blocks.open(store, clock), await Grants.open(store, clock)]
+    return new Registry(ports, { blocks, grants })
   }
 
   /**
@@ -155,7 +173,12 @@ export class Registry {
             puts: [
               { key: `name-counts/${scope}`, value: Math.max(0, Number(count?.value ?? 0) - 1) },
             ],
-            deletes: [entry.key, `scope-names/${scope}/${name}`, `members/${name}`],
+            deletes: [
+              entry.key,
+              `scope-names/${scope}/${name}`,
+              `members/${name}`,
+              `peers/${name}`,
+            ],
           },
           result: true,
         }
@@ -206,9 +229,13 @@ export class Registry {
     return this.#blocks.onAdded(listener)
   }
 
-  /** Sees what other processes on this store block and unblock. */
+  /** Sees what other processes on this store block, unblock and grant. */
   watch(options: WatchOptions = {}): Timer {
-    return this.#blocks.watch(options)
+    const refresh = async (): Promise<void> => {
+      await this.#blocks.refresh()
+      await this.grants.refresh()
+    }
+    return watch(this.#clock, refresh, options)
   }
 
   /** Throws `registry/stale` unless the number stored is `expected` and below `sequence`. */
@@ -227,11 +254,17 @@ export class Registry {
 
   /**
    * An identity (52 characters) serves the name: from now on it is of the set that visitors
-   * pin. Throws `registry/unowned` for a name that nobody reserved.
+   * pin; to `agents` where it is no host name, so that no visitor hears of it. Throws
+   * `registry/unowned` for a name that nobody reserved.
    */
-  async memberJoined(name: string, key: string): Promise<void> {
+  async memberJoined(
+    name: string,
+    key: string,
+    to: 'visitors' | 'agents' = 'visitors',
+  ): Promise<void> {
     checkName(name, true)
     parseKey(key)
+    const row = `${to === 'visitors' ? 'members' : 'peers'}/${name}`
     await this.#turns.run(() =>
       commitWhen(this.#store, async () => {
         const reserved = await this.#store.get(`names/${name}`)
@@ -241,17 +274,17 @@ export class Registry {
             `Cannot join "${name}": it is not reserved, or was released meanwhile`,
           )
         }
-        const entry = await this.#store.get(`members/${name}`)
+        const entry = await this.#store.get(row)
         const members = (entry?.value ?? []) as string[]
         if (members.includes(key)) return { result: undefined }
         return {
           commit: {
             checks: [
               { key: reserved.key, version: reserved.version },
-              { key: `members/${name}`, version: entry?.version ?? 0 },
+              { key: row, version: entry?.version ?? 0 },
             ],
             puts: [{
-              key: `members/${name}`,
+              key: row,
               value: [key, ...members].slice(0, MEMBERS_MAX),
             }],
           },
@@ -265,6 +298,15 @@ export class Registry {
   async members(name: string): Promise<string[]> {
     if (!isName(name)) return []
     return ((await this.#store.get(`members/${name}`))?.value ?? []) as string[]
+  }
+
+  /** The identity that served the name last, to whomever. */
+  async latest(name: string): Promise<string | undefined> {
+    for (const row of [`peers/${name}`, `members/${name}`]) {
+      const [key] = ((await this.#store.get(row))?.value ?? []) as string[]
+      if (key !== undefined) return key
+    }
+    return undefined
   }
 
   async #taken(name: string): Promise<TunnelError> {

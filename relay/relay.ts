@@ -4,10 +4,10 @@
  */
 import type { Admitted, RelayIdentity, ShownCertificate } from '../core/admit.ts'
 import { hex } from '../core/bytes.ts'
-import type { Clock } from '../core/clock.ts'
+import type { Clock, Timer } from '../core/clock.ts'
 import type { Crypto } from '../core/crypto.ts'
 import { TunnelError } from '../core/errors.ts'
-import type { Frame, Visit } from '../core/frame.ts'
+import type { Frame } from '../core/frame.ts'
 import type { Labels } from '../core/labels.ts'
 import type { Conn, Socket } from '../core/socket.ts'
 import { checkTicket } from '../core/ticket.ts'
@@ -20,30 +20,27 @@ import type { Credentials, Grant } from './credentials.ts'
 import { allowsName, needLabels } from './credentials.ts'
 import { Endpoints } from './endpoints.ts'
 import { checkedGrant } from './failures.ts'
-import { Hub } from './hub.ts'
+import { countPackets, Hub } from './hub.ts'
 import type { Group, HubEvents } from './hub.ts'
 import { Ingress } from './ingress.ts'
+import { LocalDesk } from './local_desk.ts'
 import type { Log } from './log.ts'
 import { CLOSE, Member } from './member.ts'
 import type { Authorised, MemberOwner } from './member.ts'
 import type { Metrics } from './metrics.ts'
+import { mergePeers } from './peers.ts'
+import type { Peer } from './peers.ts'
 import { PublicPorts } from './public_ports.ts'
 import type { PublicPortsNet } from './public_ports.ts'
 import { addressWho, paceOf, quotaError, scopeWho } from './quota.ts'
 import type { GaugeKind, Quota } from './quota.ts'
 import type { Registry } from './registry.ts'
 import type { RevokedCertificates } from './revoked_certificates.ts'
-import {
-  checkClaim,
-  claimReply,
-  portsClosed,
-  publishPassport,
-  toBase64,
-  welcomeBody,
-} from './rules.ts'
+import { answerRequest } from './requests.ts'
+import { checkClaim, claimReply, portsClosed, revokedIdentity, welcomeBody } from './rules.ts'
 import type { Place } from './rules.ts'
 import type { Settings } from './settings.ts'
-import { countVisitor, readGauges, refusal } from './tally.ts'
+import { countForwarded, countVisitor, readGauges, refusal } from './tally.ts'
 import { Visitors } from './visitors.ts'
 
 /** What a stalled visitor of the ingress may cost: its stream's receive window. */
@@ -57,8 +54,11 @@ const CONNECTION: readonly GaugeKind[] = ['connections']
 const STREAM: readonly GaugeKind[] = ['streams']
 const VISITOR: readonly GaugeKind[] = ['connections', 'streams']
 
-/** Takes a connection in, with what was read of it; `left` is called when it counts no more. */
-export type Inward = (conn: Conn, first: Uint8Array, left: () => void) => void
+/** How often silent links are looked for: so much later than `SILENCE_MS_MAX` they may be found. */
+const WATCH_MS = 1000
+
+/** Takes a connection in, with what was read of it; `left` is called once, when it counts no more. */
+export type Inward = (conn: Conn, first: Uint8Array, left: (conn: Conn) => void) => void
 
 export interface RelayPorts {
   clock: Clock
@@ -117,18 +117,27 @@ export class Relay implements MemberOwner {
   readonly publicPorts: PublicPorts | undefined
   readonly #ports: RelayPorts
   readonly #hubs = new Map<string, Hub>()
-  readonly #byLink = new Map<string, { member: Member; group: Group }>()
-  readonly #held = new Map<Member, (() => void)[]>()
+  /** All that were admitted. */
+  readonly #byLink = new Map<string, Member>()
   readonly #entering = new Set<Member>()
   /** One for all hubs: each agent has a hub, and most are idle. */
   readonly #hubEvents: HubEvents = {
-    mayVisit: (_member, visit) => this.#mayVisit(visit),
-    hold: ({ address }, { endpoint }) =>
-      this.holdStream(address, this.endpoints.get(endpoint)?.scope),
-    bytes: (count, direction) =>
-      this.#ports.metrics.bytes.add({ direction, route: 'connect' }, count),
+    mayVisit: (member, visit) => this.#desk.mayVisit(member, visit),
+    paired: (member, visit) => this.#desk.paired(member, visit),
+    // A room's number is nobody's name.
+    hold: ({ address }, { kind, endpoint }) =>
+      this.holdStream(address, kind === 'pair' ? undefined : this.endpoints.get(endpoint)?.scope),
+    bytes: (count, { kind, direction }) =>
+      this.#ports.metrics.bytes.add({ direction, route: kind }, count),
+    packets: (result, payload) =>
+      countForwarded(this.#ports.metrics, result, countPackets(payload)),
     overdrawn: () => this.#ports.metrics.refused.add({ reason: 'overload' }),
   }
+  /** One for all: a closure for each connection that is kept is memory of an idle agent. */
+  readonly #left = (conn: Conn): void =>
+    this.#ports.quota.letGo('connections', { address: conn.remoteAddress })
+  #watch: Timer | undefined
+  readonly #desk: LocalDesk
   #draining = false
 
   constructor(ports: RelayPorts) {
@@ -141,6 +150,16 @@ export class Relay implements MemberOwner {
     this.takesCertificates = ports.verifyCertificate !== undefined
     const { clock, crypto, settings, quota } = ports
     this.endpoints = new Endpoints(clock)
+    this.#desk = new LocalDesk({
+      ...ports,
+      endpoints: this.endpoints,
+      hubs: this.#hubs,
+      claim: (member, body) => this.#claim(member, body),
+      release: (member, name) => {
+        const group = this.#group(member)
+        if (group.endpoints.has(name)) this.#release(group, name)
+      },
+    })
     this.visitors = new Visitors({
       clock,
       crypto,
@@ -180,10 +199,7 @@ export class Relay implements MemberOwner {
       admits,
       hold: (address, scope) => this.holdStream(address, scope),
       refused,
-      packets: (count, result) =>
-        result === 'dropped'
-          ? ports.metrics.packetsDropped.add({ reason: 'other' }, count)
-          : ports.metrics.packets.add({ direction: result }, count),
+      packets: (count, result) => countForwarded(ports.metrics, result, count),
     })
     readGauges(ports.metrics, {
       hubs: this.#hubs,
@@ -198,6 +214,12 @@ export class Relay implements MemberOwner {
         ({ authorised }) => authorised?.serials?.includes(serial) ?? false,
         'its certificate was revoked',
       )
+    })
+    ports.registry.statements.onRevoked((key) => {
+      for (const member of [...this.#entering]) {
+        if (member.agent === key) member.refuse(revokedIdentity())
+      }
+      this.cut(({ agent }) => agent === key, 'its identity was revoked')
     })
     ports.registry.onBlocked((block) => {
       this.visitors.cut(({ endpoint }) =>
@@ -236,8 +258,7 @@ export class Relay implements MemberOwner {
 
   /** A connection for the relay's own servers. */
   #inside(conn: Conn, { first, to }: { first: Uint8Array; to: Inward | undefined }): void {
-    const release = to && this.#hold(conn.remoteAddress)
-    if (to && release) return to(conn, first, release)
+    if (to && this.#hold(conn.remoteAddress)) return to(conn, first, this.#left)
     if (to) this.#ports.metrics.refused.add({ reason: 'quota' })
     conn.abort()
   }
@@ -247,15 +268,13 @@ export class Relay implements MemberOwner {
   }
 
   get links(): number {
-    let links = this.#entering.size
-    for (const hub of this.#hubs.values()) links += hub.size
-    return links
+    return this.#entering.size + this.#byLink.size
   }
 
   agents(scope?: string): AgentInfo[] {
     const agents: AgentInfo[] = []
     for (const hub of this.#hubs.values()) {
-      for (const group of hub.groups.values()) {
+      for (const group of hub.groups) {
         if (scope !== undefined && group.scope !== scope) continue
         const [member] = group.members
         agents.push({
@@ -267,12 +286,17 @@ export class Relay implements MemberOwner {
           address: member?.address ?? '',
           since: new Date(member?.since ?? 0).toISOString(),
           endpoints: [...group.endpoints],
-          streams: [...group.members].reduce((sum, { streams }) => sum + streams, 0),
-          bulkIdle: group.bulk.size,
+          streams: group.members.reduce((sum, { streams }) => sum + streams, 0),
+          bulkIdle: group.bulkIdle,
         })
       }
     }
     return agents
+  }
+
+  /** Agents that those of a scope may see. */
+  async peers(scope: string): Promise<Peer[]> {
+    return mergePeers(await this.#desk.peers(scope))
   }
 
   /** A new link on `/v1/link/KEY`, already upgraded. */
@@ -289,15 +313,24 @@ export class Relay implements MemberOwner {
       target: link.key,
       address: link.address,
     })
-    this.#held.set(member, [hold.release])
     this.#entering.add(member)
     member.start()
+  }
+
+  /** One timer for all links; what their pings say is only looked at. */
+  #watchAll(): void {
+    this.#watch ??= this.clock.after(WATCH_MS, () => {
+      this.#watch = undefined
+      for (const member of this.#byLink.values()) member.look()
+      if (this.#byLink.size > 0) this.#watchAll()
+    })
   }
 
   async authorise(admitted: Admitted, member: Member): Promise<Authorised> {
     const { credentials, registry, quota } = this.#ports
     const { credential } = admitted
     let authorised: Authorised
+    if (await registry.statements.isRevoked(member.agent)) throw revokedIdentity()
     if (credential.kind !== 'none') {
       const grant = await checkedGrant(
         quota,
@@ -313,13 +346,13 @@ export class Relay implements MemberOwner {
         grant: grant.id,
         expiresAt: grant.expiresAt,
         serials: grant.serials,
-        allows: (name) => allowsName(grant, name),
+        allows: allowedBy(grant),
       }
       this.#limitAgents(grant, member)
     } else if (this.#ports.settings.openRegistration) {
       // A scope of its own for each key: what nobody vouched for shares nothing with anybody.
       const scope = `open-${member.agent.slice(0, 20)}`
-      authorised = { scope, grant: `open/${member.agent}`, allows: () => true }
+      authorised = { scope, grant: `open/${member.agent}`, allows: ANY_NAME }
     } else {
       throw new TunnelError('admit/credential', 'Cannot admit the link: found no credential', {
         hint: 'Set SOTTO_API_KEY, or put the key into the profile with "sotto relay keys".',
@@ -330,8 +363,7 @@ export class Relay implements MemberOwner {
     }
     const hold = quota.hold('links', { scope: authorised.scope })
     if (!hold.ok) throw quotaError(hold, 'the link')
-    const held = this.#held.get(member)
-    if (held) held.push(hold.release)
+    if (this.#entering.has(member)) member.countedIn = authorised.scope
     else hold.release()
     return authorised
   }
@@ -370,9 +402,10 @@ export class Relay implements MemberOwner {
       hub = new Hub(key, this.#hubEvents)
       this.#hubs.set(key, hub)
     }
-    const group = hub.add(member)
+    hub.add(member)
     this.#entering.delete(member)
-    if (group) this.#byLink.set(member.link, { member, group })
+    this.#byLink.set(member.link, member)
+    if (this.watchesSilence) this.#watchAll()
     this.#ports.metrics.handshakes.add({ result: 'admitted' })
     return welcomeBody({ scope: member.authorised!.scope, address: member.address }, this.#place, {
       version: this.#ports.version,
@@ -391,12 +424,6 @@ export class Relay implements MemberOwner {
     }
   }
 
-  #mayVisit(visit: Visit): boolean {
-    const endpoint = this.endpoints.get(visit.endpoint)
-    return endpoint !== undefined && endpoint.mode === 'verified' &&
-      !this.#ports.registry.isBlocked(endpoint.name, endpoint.scope)
-  }
-
   forward(member: Member, frame: Frame, message: Uint8Array): boolean {
     return this.#hubs.get(member.target)?.forward(member, frame, message) ?? false
   }
@@ -406,11 +433,13 @@ export class Relay implements MemberOwner {
   }
 
   left(member: Member, reason: string): void {
-    for (const release of this.#held.get(member) ?? []) release()
-    this.#held.delete(member)
+    const { quota } = this.#ports
+    quota.letGo('links', { address: member.address })
+    if (member.countedIn !== undefined) quota.letGo('links', { scope: member.countedIn })
     if (this.#entering.delete(member)) return
     if (!member.authorised) return
     this.#byLink.delete(member.link)
+    this.#desk.left(member)
     // Nobody closed that link, so nobody will close what its process had beside it.
     if (reason === 'silent' || reason === 'replaced') {
       this.visitors.cut(({ link }) => link === member.link)
@@ -432,32 +461,17 @@ export class Relay implements MemberOwner {
   async request(member: Member, body: Record<string, unknown>): Promise<object> {
     const taken = this.#ports.quota.take('requests', scopeWho(member.authorised!.scope))
     if (!taken.ok) throw quotaError(taken)
-    switch (body['do']) {
-      case 'claim':
-        return await this.#claim(member, body)
-      case 'release': {
-        const group = this.#group(member)
-        const name = String(body['name'] ?? '')
-        if (group.endpoints.has(name)) this.#release(group, name)
-        return {}
-      }
-      case 'publish':
-        return await publishPassport(this.#ports, member.agent, body)
-      case 'passport': {
-        const stored = await this.#ports.registry.passport(member.agent)
-        return stored ? { passport: toBase64(stored.bytes) } : {}
-      }
-      case 'resolve':
-        return await this.#resolve(String(body['name'] ?? ''))
-      default:
-        throw new TunnelError('request/unknown', 'Cannot answer the request: found an unknown "do"')
-    }
+    return await answerRequest(this.#desk, member, body)
   }
 
   #group(member: Member): Group {
-    const group = this.#byLink.get(member.link)?.group
+    const group = this.#groupOf(member)
     if (!group) throw new TunnelError('hub/gone', 'Cannot answer the request: the link is gone')
     return group
+  }
+
+  #groupOf(member: Member): Group | undefined {
+    return this.#hubs.get(member.target)?.group(member.group)
   }
 
   async #claim(member: Member, body: Record<string, unknown>): Promise<object> {
@@ -472,8 +486,12 @@ export class Relay implements MemberOwner {
       )
     }
     await registry.reserve({ name: claim.name, scope: group.scope })
-    await registry.memberJoined(claim.name, group.agent)
-    if (group.members.size === 0) {
+    await registry.memberJoined(
+      claim.name,
+      group.agent,
+      claim.mode === 'session' ? 'agents' : 'visitors',
+    )
+    if (group.members.length === 0) {
       throw new TunnelError('hub/gone', 'Cannot claim: the link is gone')
     }
     const endpoint = this.endpoints.join(group, claim)
@@ -499,25 +517,14 @@ export class Relay implements MemberOwner {
     if (gone?.mode === 'raw') void this.publicPorts?.close(name)
   }
 
-  /** Who serves a verified name now, each with the passport that it published. */
-  async #resolve(name: string): Promise<object> {
-    const endpoint = this.endpoints.get(name)
-    if (endpoint?.mode !== 'verified') return { agents: [] }
-    const agents: { key: string; passport: string }[] = []
-    for (const key of new Set([...endpoint.serving.keys()].map((group) => group.agent))) {
-      const stored = await this.#ports.registry.passport(key)
-      if (stored) agents.push({ key, passport: toBase64(stored.bytes) })
-    }
-    return { name, scope: endpoint.scope, agents }
-  }
-
   /** A connection that began with a ticket, in clear or inside TLS. */
   claimBulk(conn: Conn, ticket: Ticket): boolean {
-    const found = this.#byLink.get(hex(ticket.linkId))
-    const key = found?.member.bulkKey
-    if (!found || !key || !checkTicket(this.crypto, ticket, key)) return false
-    if (!found.member.tickets.use(ticket.counter)) return false
-    found.group.bulk.add(new BulkLink(conn, { ticket, key }), ticket.class)
+    const member = this.#byLink.get(hex(ticket.linkId))
+    const group = member?.role === 'home' ? this.#groupOf(member) : undefined
+    const key = member?.bulkKey
+    if (!group || !key || !checkTicket(this.crypto, ticket, key)) return false
+    if (!member!.tickets.use(ticket.counter)) return false
+    group.bulk.add(new BulkLink(conn, { ticket, key }), ticket.class)
     return true
   }
 
@@ -555,6 +562,7 @@ export class Relay implements MemberOwner {
 
   async close(): Promise<void> {
     this.#draining = true
+    this.#watch?.cancel()
     this.ingress.close()
     this.visitors.cut(() => true)
     for (const member of [...this.#entering]) member.close(CLOSE.restarting, 'going down')
@@ -563,4 +571,11 @@ export class Relay implements MemberOwner {
     }
     await this.publicPorts?.closeAll()
   }
+}
+
+/** Outside of any function: what a closure sees is kept for as long as the link. */
+const ANY_NAME = (): boolean => true
+
+function allowedBy(grant: Grant): (name: string) => boolean {
+  return (name) => allowsName(grant, name)
 }

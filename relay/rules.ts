@@ -31,7 +31,7 @@ export interface Place {
   paths: boolean
 }
 
-/** Throws `claim/not-allowed`, `claim/mode`, `claim/passthrough`, `ports/closed`. */
+/** Throws `claim/not-allowed`, `claim/mode`, `claim/inspectable`, `claim/passthrough`, `ports/closed`. */
 export function checkClaim(
   claim: Claim,
   { place, allows }: { place: Place; allows(name: string): boolean },
@@ -43,6 +43,13 @@ export function checkClaim(
       { hint: 'Choose a name that its patterns allow, or ask the operator for another token.' },
     )
   }
+  if ((claim.kind === 'agent') !== (claim.mode === 'session')) {
+    throw new TunnelError(
+      'claim/mode',
+      `Cannot claim ${claim.mode} ${claim.kind}: an agent's name has the mode "session", and nothing else has`,
+    )
+  }
+  if (claim.mode === 'session') return
   if (claim.mode !== 'raw' && claim.kind === 'udp') {
     throw new TunnelError('claim/mode', 'Cannot claim a UDP endpoint: it needs a raw public port', {
       hint: 'Use "sotto udp PORT --e2ee=false --public-port N".',
@@ -71,6 +78,13 @@ export function checkClaim(
   if (claim.mode === 'raw') throw portsClosed()
 }
 
+/** An identity that said, signed, that nobody should believe it any more. */
+export function revokedIdentity(): TunnelError {
+  return new TunnelError('admit/revoked', 'Cannot admit the link: its identity was revoked', {
+    hint: 'Make a new one with "sotto identity", and pair with your peers anew.',
+  })
+}
+
 export function portsClosed(): TunnelError {
   return new TunnelError(
     'ports/closed',
@@ -81,6 +95,8 @@ export function portsClosed(): TunnelError {
 
 /** The reply to a claim of a name; raw ports have their own. */
 export function claimReply({ name, mode }: Claim, place: Place): object {
+  // Other agents ask for it by name; no visitor of DNS ever does.
+  if (mode === 'session') return { name }
   const { settings, scheme, port } = place
   const origin = (host: string): string =>
     `${scheme}://${host}${port === (scheme === 'https' ? 443 : 80) ? '' : `:${port}`}`
@@ -134,7 +150,10 @@ export async function publishPassport(
   key: string,
   body: Record<string, unknown>,
 ): Promise<object> {
-  const bytes = fromBase64(body['passport'])
+  const bytes = fromBase64(body['passport'], {
+    subject: 'passport',
+    lengthMax: PASSPORT_TEXT_LENGTH_MAX,
+  })
   const after = body['after']
   const passport = openPassport(ports.crypto, bytes, {
     now: ports.clock.now(),
@@ -152,12 +171,16 @@ export function toBase64(bytes: Uint8Array): string {
   return btoa(String.fromCharCode(...bytes))
 }
 
-function fromBase64(value: unknown): Uint8Array {
+/** Throws `request/passport` or `request/statement`. */
+export function fromBase64(
+  value: unknown,
+  { subject, lengthMax }: { subject: 'passport' | 'statement'; lengthMax: number },
+): Uint8Array {
   if (
-    typeof value !== 'string' || value.length > PASSPORT_TEXT_LENGTH_MAX ||
+    typeof value !== 'string' || value.length > lengthMax || value.length % 4 === 1 ||
     !/^[A-Za-z0-9+/]*={0,2}$/.test(value)
   ) {
-    throw new TunnelError('request/passport', 'Cannot read the passport: expected base64')
+    throw new TunnelError(`request/${subject}`, `Cannot read the ${subject}: expected base64`)
   }
   return Uint8Array.from(atob(value), (letter) => letter.charCodeAt(0))
 }

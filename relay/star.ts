@@ -15,43 +15,28 @@ import type { Socket } from '../core/socket.ts'
 import { readClaim } from './claim.ts'
 import { allowsName, needLabels, REFUSED } from './credentials.ts'
 import type { Grant } from './credentials.ts'
+import type { Directory, ScopeGrants } from './directory.ts'
 import { Endpoints } from './endpoints.ts'
-import type { Claim, EndpointMode } from './endpoints.ts'
+import type { Claim } from './endpoints.ts'
 import { Hub } from './hub.ts'
 import type { Group } from './hub.ts'
 import type { Log } from './log.ts'
 import { CLOSE, Member } from './member.ts'
 import type { Authorised, MemberOwner, MemberSnapshot } from './member.ts'
-import type { Registry, StoredPassport } from './registry.ts'
+import type { Peer } from './peers.ts'
+import type { Registry } from './registry.ts'
 import type { AgentInfo } from './relay.ts'
-import { checkClaim, claimReply, publishPassport, toBase64, welcomeBody } from './rules.ts'
+import { answerRequest } from './requests.ts'
+import type { Entry as RoomEntry } from './rooms.ts'
+import { checkClaim, claimReply, revokedIdentity, welcomeBody } from './rules.ts'
 import type { Place } from './rules.ts'
+import { StarDesk } from './star_desk.ts'
+import type { StarDeskKept } from './star_desk.ts'
+import type { Statements } from './statements.ts'
 
 /** Links of one star that are in admission; more are turned away. */
 const ENTERING_MAX = 256
 const TOKEN_BYTES = 12
-
-/** A claim with whose it is. */
-export interface ClaimOf extends Claim {
-  scope: string
-  agent: string
-  group: string
-}
-
-/** Where names and scopes are, seen from one star. */
-export interface Directory {
-  /** Lets a link in, counted until `left`. Throws what `Credentials.verify` and quotas throw. */
-  admit(link: { scope: string; secret?: string; agent: string; token: string }): Promise<Grant>
-  left(link: { scope: string; token: string }): Promise<void>
-  /** Reserves the name and joins those that serve it. Throws what `Registry.reserve` throws. */
-  claim(claim: ClaimOf): Promise<void>
-  unclaim(claim: { name: string; agent: string; group: string }): Promise<void>
-  serving(name: string): Promise<
-    { scope: string; mode: EndpointMode; agents: string[] } | undefined
-  >
-  /** The passport of an agent whose star is another. */
-  passport(key: string): Promise<StoredPassport | undefined>
-}
 
 export interface KeptLink extends MemberSnapshot {
   version: string
@@ -83,6 +68,10 @@ export interface StarPorts {
   log: Log
   directory: Directory
   passports: Pick<Registry, 'passport' | 'publishPassport'>
+  statements: Pick<Statements, 'about' | 'keep' | 'of' | 'isRevoked'>
+  /** What its desk kept. */
+  desk: StarDeskKept
+  keepDesk(kept: StarDeskKept): void
   claims: KeptClaim[]
   keepClaims(claims: KeptClaim[]): void
   keepLink(socket: Socket, link: KeptLink): void
@@ -115,6 +104,7 @@ export class Star implements MemberOwner {
   readonly #entries = new Map<Member, Entry>()
   readonly #byLink = new Map<string, Group>()
   readonly #busy = new Set<Member>()
+  readonly #desk: StarDesk
   #entering = 0
   #claims: KeptClaim[]
 
@@ -127,12 +117,26 @@ export class Star implements MemberOwner {
     this.endpoints = new Endpoints(ports.clock)
     this.#claims = ports.claims
     this.hub = new Hub(ports.key, {
-      mayVisit: (_member, { endpoint }) =>
-        this.endpoints.get(endpoint)?.mode === 'verified' && !this.isBlocked(endpoint),
+      mayVisit: (member, visit) => this.#desk.mayVisit(member, visit),
+      paired: (member, visit) => this.#desk.paired(member, visit),
       // Other stars of the scope are elsewhere: nobody here knows how many streams it has.
       hold: () => () => {},
       bytes: () => {},
+      packets: () => {},
       overdrawn: (member) => this.log('warn', 'stream overdrawn', { agent: member.agent }),
+    })
+    this.#desk = new StarDesk({
+      ...ports,
+      kept: ports.desk,
+      keep: (kept) => ports.keepDesk(kept),
+      hub: () => this.hub,
+      endpoints: this.endpoints,
+      isBlocked: (name) => this.isBlocked(name),
+      claim: (member, body) => this.#claim(member, body),
+      release: (member, name) => {
+        const group = this.#group(member)
+        if (group.endpoints.has(name)) this.#release(group, name)
+      },
     })
   }
 
@@ -195,9 +199,9 @@ export class Star implements MemberOwner {
   /** Joins the claims to the links that woke; those whose process is gone are given back. */
   wakeClaims(): void {
     const claims = this.#claims
-    this.#claims = claims.filter((claim) => this.hub.groups.has(claim.group))
+    this.#claims = claims.filter((claim) => this.hub.group(claim.group) !== undefined)
     for (const claim of this.#claims) {
-      this.endpoints.join(this.hub.groups.get(claim.group)!, claim)
+      this.endpoints.join(this.hub.group(claim.group)!, claim)
     }
     if (this.#claims.length === claims.length) return
     for (const claim of claims) {
@@ -231,8 +235,14 @@ export class Star implements MemberOwner {
     entry.admin = grant.admin
     entry.names = grant.names
     entry.expiresAt = grant.expiresAt
-    if (!this.#entries.has(member)) {
+    // After the credential: nobody without one leaves a trace in the star of another.
+    const { statements, directory, key } = this.#ports
+    const revoked = member.agent === key
+      ? await statements.isRevoked(key)
+      : await directory.isRevoked(member.agent)
+    if (revoked || !this.#entries.has(member)) {
       this.#ports.background(this.#leave({ scope: grant.scope, token: entry.token }))
+      if (revoked) throw revokedIdentity()
     }
     return { scope: grant.scope, grant: grant.id, allows: (name) => allowsName(grant, name) }
   }
@@ -271,6 +281,7 @@ export class Star implements MemberOwner {
       return
     }
     this.#byLink.delete(member.link)
+    this.#desk.left(member)
     const group = this.hub.remove(member)
     for (const name of group ? [...group.endpoints] : []) this.#release(group!, name)
     this.sweep()
@@ -286,27 +297,7 @@ export class Star implements MemberOwner {
   }
 
   async request(member: Member, body: Record<string, unknown>): Promise<object> {
-    const { passports } = this.#ports
-    switch (body['do']) {
-      case 'claim':
-        return await this.#claim(member, body)
-      case 'release': {
-        const group = this.#group(member)
-        const name = String(body['name'] ?? '')
-        if (group.endpoints.has(name)) this.#release(group, name)
-        return {}
-      }
-      case 'publish':
-        return await publishPassport({ ...this.#ports, registry: passports }, member.agent, body)
-      case 'passport': {
-        const stored = await passports.passport(member.agent)
-        return stored ? { passport: toBase64(stored.bytes) } : {}
-      }
-      case 'resolve':
-        return await this.#resolve(String(body['name'] ?? ''))
-      default:
-        throw new TunnelError('request/unknown', 'Cannot answer the request: found an unknown "do"')
-    }
+    return await answerRequest(this.#desk, member, body)
   }
 
   isBlocked(name: string): boolean {
@@ -323,6 +314,34 @@ export class Star implements MemberOwner {
 
   cut(chosen: (member: Member) => boolean, reason: string): number {
     return this.hub.cut(chosen, reason)
+  }
+
+  /** Somebody has entered a room of a link here; false where that is gone. */
+  expect(entry: RoomEntry): boolean {
+    return this.#desk.expect(entry)
+  }
+
+  /** What a scope shows to others has changed. */
+  setGrants(grants: ScopeGrants): void {
+    this.#desk.setGrants(grants)
+  }
+
+  /** Agents of the scope here, with all their names. */
+  peers(scope: string): Peer[] {
+    return this.hub.groups.filter((group) => group.scope === scope).map((group) => {
+      const times = group.members.map((one) => this.#entries.get(one)?.since ?? one.since)
+      return {
+        key: this.#ports.key,
+        scope,
+        names: [...group.endpoints].map((name) => ({
+          name,
+          kind: this.endpoints.get(name)!.kind,
+        })),
+        labels: group.labels,
+        online: true,
+        since: new Date(Math.min(...times)).toISOString(),
+      }
+    })
   }
 
   /** When the next credential of a link expires, in milliseconds since 1970. */
@@ -349,7 +368,7 @@ export class Star implements MemberOwner {
 
   agents(scope?: string): AgentInfo[] {
     const agents: AgentInfo[] = []
-    for (const group of this.hub.groups.values()) {
+    for (const group of this.hub.groups) {
       if (scope !== undefined && group.scope !== scope) continue
       const [member] = group.members
       const since = member ? this.#entries.get(member)?.since : undefined
@@ -362,7 +381,7 @@ export class Star implements MemberOwner {
         address: member?.address ?? '',
         since: new Date(since ?? 0).toISOString(),
         endpoints: [...group.endpoints],
-        streams: [...group.members].reduce((sum, one) => sum + one.streams, 0),
+        streams: group.members.reduce((sum, one) => sum + one.streams, 0),
         bulkIdle: 0,
       })
     }
@@ -397,7 +416,7 @@ export class Star implements MemberOwner {
   /** Looks at every link that may have gained or lost its last stream. */
   sweep(): void {
     for (const member of [...this.#busy]) this.touch(member)
-    for (const group of this.hub.groups.values()) {
+    for (const group of this.hub.groups) {
       for (const member of group.members) this.touch(member)
     }
   }
@@ -413,8 +432,10 @@ export class Star implements MemberOwner {
     const claim = readClaim(body)
     const group = this.#group(member)
     checkClaim(claim, { place, allows: member.authorised!.allows })
-    await directory.claim({ ...claim, scope: group.scope, agent: group.agent, group: group.id })
-    if (group.members.size === 0) {
+    const { scope, agent, labels } = group
+    if (claim.mode !== 'raw') await this.#desk.learn(scope)
+    await directory.claim({ ...claim, scope, agent, group: group.id, labels })
+    if (group.members.length === 0) {
       this.#giveBack(group.id, claim.name)
       throw new TunnelError('hub/gone', 'Cannot claim: the link is gone')
     }
@@ -441,19 +462,6 @@ export class Star implements MemberOwner {
 
   async #leave(link: { scope: string; token: string }): Promise<void> {
     await this.#ports.directory.left({ scope: link.scope, token: link.token })
-  }
-
-  /** Who serves a verified name now, each with the passport that it published. */
-  async #resolve(name: string): Promise<object> {
-    const { directory, passports, key } = this.#ports
-    const served = await directory.serving(name)
-    if (served?.mode !== 'verified') return { agents: [] }
-    const agents: { key: string; passport: string }[] = []
-    for (const agent of served.agents) {
-      const stored = await (agent === key ? passports : directory).passport(agent)
-      if (stored) agents.push({ key: agent, passport: toBase64(stored.bytes) })
-    }
-    return { name, scope: served.scope, agents }
   }
 }
 

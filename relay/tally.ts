@@ -25,9 +25,16 @@ export function readGauges(metrics: Metrics, { hubs, visitors, draining }: Tally
     metrics.streams.cell({ kind }).read(() => count((member) => member.count(kind)))
   }
   // What a visit link brings is forwarded frame by frame, and the relay's own mux has no part in it.
-  metrics.streams.cell({ kind: 'connect' }).read(() =>
-    count(({ forwards, role }) => (role === 'visit' ? forwards.size : 0))
-  )
+  for (const kind of ['connect', 'session', 'datagrams', 'pair'] as const) {
+    metrics.streams.cell({ kind }).read(() =>
+      count(({ forwards, role }) => {
+        if (role !== 'visit') return 0
+        let sum = 0
+        for (const join of forwards.values()) if (join.kind === kind) sum++
+        return sum
+      })
+    )
+  }
   for (const route of ['passthrough', 'inspectable', 'raw', 'udp'] as const) {
     metrics.visitorsActive.cell({ route }).read(() => {
       let sum = 0
@@ -37,7 +44,7 @@ export function readGauges(metrics: Metrics, { hubs, visitors, draining }: Tally
   }
   metrics.bulkLinksIdle.cell({}).read(() => {
     let sum = 0
-    for (const hub of hubs.values()) for (const group of hub.groups.values()) sum += group.bulk.size
+    for (const hub of hubs.values()) for (const group of hub.groups) sum += group.bulkIdle
     return sum
   })
   metrics.draining.cell({}).read(() => (draining() ? 1 : 0))
@@ -59,6 +66,16 @@ export function countVisitor(
   })
   metrics.bytes.add({ route, direction: 'in' }, visitor.forth)
   metrics.bytes.add({ route, direction: 'out' }, visitor.back)
+}
+
+/** Datagrams that the relay passed on, or could not. */
+export function countForwarded(
+  metrics: Metrics,
+  result: 'in' | 'out' | 'dropped',
+  count: number,
+): void {
+  if (result === 'dropped') metrics.packetsDropped.add({ reason: 'other' }, count)
+  else metrics.packets.add({ direction: result }, count)
 }
 
 function routeOf(endpoint: Endpoint): 'passthrough' | 'inspectable' | 'raw' | 'udp' {

@@ -151,7 +151,14 @@ async function main(): Promise<void> {
 
 type Ports = Omit<
   Parameters<typeof createApp>[0],
-  'runtime' | 'abilities' | 'draining' | 'agents' | 'upgrade' | 'remoteAddress'
+  | 'runtime'
+  | 'abilities'
+  | 'draining'
+  | 'agents'
+  | 'peers'
+  | 'grants'
+  | 'upgrade'
+  | 'remoteAddress'
 >
 
 function handler(
@@ -170,6 +177,8 @@ function handler(
     },
     draining: () => relay.draining,
     agents: (scope) => relay.agents(scope),
+    peers: (scope) => relay.peers(scope),
+    grants: ports.registry.grants,
     remoteAddress: (request) => from.get(request) ?? '',
     upgrade(request, link) {
       const { socket, response } = Deno.upgradeWebSocket(request, {

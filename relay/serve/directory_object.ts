@@ -1,24 +1,32 @@
 /**
- * The Durable Object of names and scopes. One class in three parts, told apart by the name of the
+ * The Durable Object of names and scopes. One class in four parts, told apart by the name of the
  * object; each part has a store of its own, and what belongs together is in one object, so that one
  * commit decides every race:
  *
  *   name:NAME    who owns the name, who served it ever, who serves it now
  *   scope:SCOPE  its credentials, its names and their number, its links and their number
+ *   rooms        where agents that share a code find each other
  *   index        which scope a credential is of, all scopes, all blocks: for the operator's lists
  */
 import { DurableObject } from 'cloudflare:workers'
 import type { ObjectContext } from 'cloudflare:workers'
 import { TunnelError } from '../../core/errors.ts'
+import type { Labels } from '../../core/labels.ts'
 import type { Block, BlockTarget } from '../blocks.ts'
 import { Credentials } from '../credentials.ts'
 import type { CredentialRecord, Grant, MadeCredential, NewCredential } from '../credentials.ts'
+import type { ClaimOf, ScopeGrants } from '../directory.ts'
 import type { EndpointKind, EndpointMode } from '../endpoints.ts'
+import { showsName } from '../grants.ts'
+import type { Shown, ShownRecord } from '../grants.ts'
+import { awayPeer } from '../local_desk.ts'
+import type { Peer } from '../peers.ts'
 import { Quota } from '../quota.ts'
 import { Registry } from '../registry.ts'
 import type { NamePage, NameRecord } from '../registry.ts'
 import type { AgentInfo } from '../relay.ts'
-import type { ClaimOf } from '../star.ts'
+import type { Entered, Opened } from '../requests.ts'
+import type { Maker } from '../rooms.ts'
 import type { Json, Store } from '../store/store.ts'
 import { webClock } from './edge.ts'
 import type { Edge } from './edge.ts'
@@ -26,6 +34,7 @@ import { outcome, valueOf } from './outcome.ts'
 import type { Outcome } from './outcome.ts'
 import { edgeOf, fast, lazyStore, objects } from './objects.ts'
 import type { WorkerEnv } from './objects.ts'
+import { RoomsPart } from './rooms_part.ts'
 
 /** Processes that may serve one name. */
 const SERVING_MAX = 64
@@ -42,12 +51,15 @@ export interface ServingRecord {
   scope: string
   kind: EndpointKind
   mode: EndpointMode
+  labels: Labels
 }
 
 /** What a name is, to whoever looks it up. */
 export interface NameState {
   scope: string | undefined
   members: string[]
+  /** Who served it last, to whomever. */
+  latest: string | undefined
   serving: ServingRecord[]
   block: Block | undefined
 }
@@ -66,6 +78,7 @@ export class DirectoryObject extends DurableObject<WorkerEnv> {
   readonly #credentials: Credentials
   readonly #quota: Quota
   #registry!: Registry
+  #rooms: RoomsPart | undefined
 
   constructor(ctx: ObjectContext, env: WorkerEnv) {
     super(ctx, env)
@@ -105,6 +118,7 @@ export class DirectoryObject extends DurableObject<WorkerEnv> {
       return {
         scope,
         members: await this.#registry.members(name),
+        latest: await this.#registry.latest(name),
         serving: this.#serving(),
         block: this.#registry.isBlocked(name, scope ?? ''),
       }
@@ -114,7 +128,7 @@ export class DirectoryObject extends DurableObject<WorkerEnv> {
   /** Reserves the name to the scope, in the scope's object too, and adds the process to it. */
   claim(claim: ClaimOf): Promise<Outcome<void>> {
     return outcome(async () => {
-      const { name, scope, agent, group, kind, mode } = claim
+      const { name, scope, agent, group, kind, mode, labels } = claim
       this.#kv.put('name', name)
       const home = objects(this.env).scope(scope)
       const owner = await this.#registry.owner(name)
@@ -126,8 +140,8 @@ export class DirectoryObject extends DurableObject<WorkerEnv> {
         if (owner === undefined) await valueOf(home.drop(name, scope))
         throw error
       }
-      await this.#registry.memberJoined(name, agent)
-      await this.#join({ agent, group, scope, kind, mode }, name)
+      await this.#registry.memberJoined(name, agent, mode === 'session' ? 'agents' : 'visitors')
+      await this.#join({ agent, group, scope, kind, mode, labels }, name)
     })
   }
 
@@ -301,6 +315,103 @@ export class DirectoryObject extends DurableObject<WorkerEnv> {
     })
   }
 
+  // What the scope shows to others, and what others show to it
+
+  /** Answers when every star of the scope knows. */
+  grant(shown: Shown): Promise<Outcome<ShownRecord>> {
+    return outcome(async () => {
+      const record = await this.#registry.grants.add(shown)
+      await this.#tellGrants(shown.scope)
+      return record
+    })
+  }
+
+  ungrant(shown: Shown): Promise<Outcome<boolean>> {
+    return outcome(async () => {
+      const removed = await this.#registry.grants.remove(shown)
+      if (removed) await this.#tellGrants(shown.scope)
+      return removed
+    })
+  }
+
+  /** Another scope shows us names, or did once. */
+  noteGranter(scope: string): Promise<Outcome<void>> {
+    return outcome(() => this.#kv.put(`granters/${scope}`, 1))
+  }
+
+  granters(): Promise<Outcome<string[]>> {
+    return outcome(() => this.#granters())
+  }
+
+  shownBy(scope: string): Promise<Outcome<ShownRecord[]>> {
+    return outcome(() => this.#registry.grants.from(scope))
+  }
+
+  shows(name: string, of: { scope: string; to: string }): Promise<Outcome<boolean>> {
+    return outcome(() => this.#registry.grants.shows(name, of))
+  }
+
+  scopeGrants(scope: string): Promise<Outcome<ScopeGrants>> {
+    return outcome(() => this.#grantsOf(scope))
+  }
+
+  /** Agents that those of this scope may see. */
+  peers(scope: string): Promise<Outcome<Peer[]>> {
+    return outcome(async () => {
+      const others = await each(
+        this.#granters(),
+        (granter) => valueOf(objects(this.env).scope(granter).peersFor(granter, scope)),
+      )
+      return [...await this.#ownPeers(scope), ...others.flat()]
+    })
+  }
+
+  /** Those of this scope that agents of another may see, with the names that they may see. */
+  peersFor(scope: string, to: string): Promise<Outcome<Peer[]>> {
+    return outcome(async () => {
+      const { grants } = this.#grantsOf(scope)
+      if (!grants.some((grant) => grant.to === to)) return []
+      const peers = await this.#ownPeers(scope)
+      return peers.map((peer) => ({
+        ...peer,
+        names: peer.names.filter(({ name }) => showsName(grants, { name, to })),
+      })).filter(({ names }) => names.length > 0)
+    })
+  }
+
+  #granters(): string[] {
+    return [...this.#kv.list({ prefix: 'granters/', limit: ASKED_MAX })].map(([key]) =>
+      key.slice('granters/'.length)
+    )
+  }
+
+  #grantsOf(scope: string): ScopeGrants {
+    const grants = this.#registry.grants.from(scope)
+    return { scope, version: this.#kv.get<number>('grants-version') ?? 0, grants }
+  }
+
+  async #tellGrants(scope: string): Promise<void> {
+    this.#kv.put('grants-version', (this.#kv.get<number>('grants-version') ?? 0) + 1)
+    const grants = this.#grantsOf(scope)
+    await each([...new Set(this.#links().map(([, { hub }]) => hub))], async (hub) => {
+      await valueOf(objects(this.env).hub(hub).setGrants(hub, grants))
+    })
+  }
+
+  async #ownPeers(scope: string): Promise<Peer[]> {
+    const stars = [...new Set(this.#links().map(([, { hub }]) => hub))].slice(0, ASKED_MAX)
+    const { hub, name: named } = objects(this.env)
+    const here = (await each(stars, (key) => valueOf(hub(key).peers(key, scope)))).flat()
+    const live = new Set(here.flatMap(({ names }) => names.map(({ name }) => name)))
+    const away = (await this.#registry.list(scope, { limit: ASKED_MAX }))
+      .filter(({ name }) => !live.has(name))
+    const gone = await each(away, async ({ name }) => {
+      const { latest: key } = await valueOf(named(name).state(name))
+      return key === undefined ? [] : [awayPeer({ key, scope, name })]
+    })
+    return [...here, ...gone.flat()]
+  }
+
   #links(): [key: string, link: LinkRecord][] {
     return [...this.#kv.list<LinkRecord>({ prefix: 'links/' })]
   }
@@ -343,6 +454,36 @@ export class DirectoryObject extends DurableObject<WorkerEnv> {
       const state = await valueOf(objects(this.env).name(name).state(name))
       if (state.scope !== scope) await this.#registry.release(name, scope)
     })
+  }
+
+  // rooms
+
+  makeRoom(maker: Maker): Promise<Outcome<Opened>> {
+    return outcome(() => this.#roomsPart().make(maker))
+  }
+
+  enterRoom(
+    number: number,
+    visitor: { key: string; address: string },
+  ): Promise<Outcome<Entered>> {
+    return outcome(() =>
+      this.#roomsPart().enter(number, {
+        visitor,
+        told: (maker, entry) => valueOf(objects(this.env).hub(maker).expect(maker, entry)),
+      })
+    )
+  }
+
+  leaveRoom(number: number, key: string): Promise<Outcome<void>> {
+    return outcome(() => this.#roomsPart().leave(number, key))
+  }
+
+  linkEnded(link: string): Promise<Outcome<void>> {
+    return outcome(() => this.#roomsPart().ended(link))
+  }
+
+  #roomsPart(): RoomsPart {
+    return this.#rooms ??= new RoomsPart(this.#kv)
   }
 
   // index

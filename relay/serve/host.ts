@@ -272,6 +272,8 @@ function appPorts(
     abilities: { rawTcp: true, rawUdp: true, bulkLinks: bulkIdle > 0, inspectable },
     draining: () => relay.draining,
     agents: (scope) => relay.agents(scope),
+    peers: (scope) => relay.peers(scope),
+    grants: ports.registry.grants,
   }
 }
 

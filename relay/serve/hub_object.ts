@@ -10,22 +10,30 @@ import { LINK_PROTOCOL } from '../app.ts'
 import { pickBackend } from '../backends.ts'
 import { Gateway } from '../gateway.ts'
 import { createLog } from '../log.ts'
+import type { ScopeGrants } from '../directory.ts'
 import { Passports } from '../passports.ts'
+import type { Peer } from '../peers.ts'
 import type { StoredPassport } from '../registry.ts'
 import type { AgentInfo } from '../relay.ts'
+import type { Entry } from '../rooms.ts'
 import { Star } from '../star.ts'
 import type { KeptClaim, KeptLink } from '../star.ts'
+import type { StarDeskKept } from '../star_desk.ts'
+import { Statements } from '../statements.ts'
+import type { Publisher } from '../statements.ts'
 import { EDGE_WINDOW_BYTES_MAX, readIdentity, VERSION, webClock } from './edge.ts'
 import { serveFetch } from './fetch_gateway.ts'
-import { edgeOf, fast, lazyStore } from './objects.ts'
+import { edgeOf, fast, lazyStore, objects } from './objects.ts'
 import type { WorkerEnv } from './objects.ts'
-import { outcome } from './outcome.ts'
+import { outcome, valueOf } from './outcome.ts'
 import type { Outcome } from './outcome.ts'
 import { RemoteDirectory } from './remote.ts'
 import { WebSocketLink } from './web_socket.ts'
 
 /** While something is open a timer of this length is always running: it keeps the object awake. */
 const AWAKE_MS = 5000
+/** Stars of others where this agent has visit links, remembered to cut them. */
+const VISITED_MAX = 1024
 
 /** What the worker in front says of a request; it overwrites whatever a visitor sent. */
 export const ORDER_HEADER = 'sotto-order'
@@ -49,6 +57,7 @@ export class HubObject extends DurableObject<WorkerEnv> {
   readonly #kv: ObjectContext['storage']['kv']
   readonly #links = new Map<ServerWebSocket, WebSocketLink>()
   readonly #passports: Passports
+  readonly #statements: Statements
   #star: Star | undefined
   #gateway: Gateway | undefined
   #awake: Timer | undefined
@@ -56,7 +65,10 @@ export class HubObject extends DurableObject<WorkerEnv> {
   constructor(ctx: ObjectContext, env: WorkerEnv) {
     super(ctx, env)
     this.#kv = ctx.storage.kv
-    this.#passports = new Passports(lazyStore(ctx), webClock)
+    const store = lazyStore(ctx)
+    this.#passports = new Passports(store, webClock)
+    this.#statements = new Statements({ store, crypto: fast(), clock: webClock })
+    this.#statements.onRevoked((key) => ctx.waitUntil(this.#revoked(key)))
     const key = this.#kv.get<string>('key')
     // A stranger's visit leaves nothing behind: what is written begins with the first link that is up.
     if (key === undefined) return
@@ -112,15 +124,59 @@ export class HubObject extends DurableObject<WorkerEnv> {
   }
 
   /** Closes the links of a credential or of a scope. */
-  cut(key: string, what: { grant?: string; scope?: string }): Promise<Outcome<number>> {
+  cut(
+    key: string,
+    what: { grant?: string; scope?: string; agent?: string },
+  ): Promise<Outcome<number>> {
     return outcome(() =>
       this.#starOf(key).cut(
-        ({ authorised }) =>
+        ({ authorised, agent }) =>
           authorised !== undefined &&
-          (authorised.grant === what.grant || authorised.scope === what.scope),
-        what.grant !== undefined ? 'its credential was revoked' : 'its scope was blocked',
+          (authorised.grant === what.grant || authorised.scope === what.scope ||
+            agent === what.agent),
+        what.grant !== undefined
+          ? 'its credential was revoked'
+          : what.agent !== undefined
+          ? 'its identity was revoked'
+          : 'its scope was blocked',
       )
     )
+  }
+
+  statements(key: string): Promise<Outcome<Uint8Array[]>> {
+    return outcome(() => this.#statements.of(key))
+  }
+
+  keepStatement(
+    key: string,
+    { bytes, publisher }: { bytes: Uint8Array; publisher: Publisher },
+  ): Promise<Outcome<void>> {
+    return outcome(() => this.#statements.keep(key, bytes, publisher))
+  }
+
+  /** This agent has a visit link at that star, unless it was revoked: then true. */
+  visits(key: string, star: string): Promise<Outcome<boolean>> {
+    return outcome(async () => {
+      if (await this.#statements.isRevoked(key)) return true
+      if (this.#kv.get(`visited/${star}`) !== undefined) return false
+      const visited = [...this.#kv.list({ prefix: 'visited/', limit: VISITED_MAX })]
+      if (visited.length >= VISITED_MAX) this.#kv.delete(visited[0]![0])
+      this.#kv.put(`visited/${star}`, 1)
+      return false
+    })
+  }
+
+  setGrants(key: string, grants: ScopeGrants): Promise<Outcome<void>> {
+    return outcome(() => this.#starOf(key).setGrants(grants))
+  }
+
+  peers(key: string, scope: string): Promise<Outcome<Peer[]>> {
+    return outcome(() => this.#starOf(key).peers(scope))
+  }
+
+  /** Somebody has entered a room of this agent. */
+  expect(key: string, entry: Entry): Promise<Outcome<boolean>> {
+    return outcome(() => this.#starOf(key).expect(entry))
   }
 
   setBlocked(key: string, name: string, blocked: boolean): Promise<Outcome<void>> {
@@ -134,7 +190,7 @@ export class HubObject extends DurableObject<WorkerEnv> {
     key: string,
     { name, group }: { name: string; group: string },
   ): Promise<Outcome<boolean>> {
-    return outcome(() => this.#starOf(key).hub.groups.get(group)?.endpoints.has(name) ?? false)
+    return outcome(() => this.#starOf(key).hub.group(group)?.endpoints.has(name) ?? false)
   }
 
   tokens(key: string): Promise<Outcome<string[]>> {
@@ -150,6 +206,18 @@ export class HubObject extends DurableObject<WorkerEnv> {
       const star = this.#starOf(key)
       return { wakes: this.#wakes, links: star.links, streams: star.hub.streams }
     })
+  }
+
+  /** Ends all links of this identity, wherever they are. */
+  async #revoked(key: string): Promise<void> {
+    await this.cut(key, { agent: key })
+    for (const [row] of [...this.#kv.list({ prefix: 'visited/' })]) {
+      const star = row.slice('visited/'.length)
+      await valueOf(objects(this.env).hub(star).cut(star, { agent: key })).catch((error) =>
+        console.error(error)
+      )
+      this.#kv.delete(row)
+    }
   }
 
   #starOf(key: string): Star {
@@ -180,6 +248,9 @@ export class HubObject extends DurableObject<WorkerEnv> {
         passport: (of) => passports.get(of),
         publishPassport: (of, publication) => passports.publish(of, publication),
       },
+      statements: this.#statements,
+      desk: this.#kv.get<StarDeskKept>('desk') ?? { entries: [], grants: [], makers: [] },
+      keepDesk: (kept) => this.#kv.put('desk', kept),
       claims: this.#kv.get<KeptClaim[]>('claims') ?? [],
       keepClaims: (claims) => this.#kv.put('claims', claims),
       keepLink: (socket, link) => this.#keep(socket as WebSocketLink, link),

@@ -5,7 +5,7 @@
  * local port of that splice. Measured on Bun: 2 KiB an idle link more than without.
  */
 import { concat } from '../../core/bytes.ts'
-import type { Clock } from '../../core/clock.ts'
+import type { Clock, Timer } from '../../core/clock.ts'
 import { splice } from '../../core/socket.ts'
 import type { Conn } from '../../core/socket.ts'
 import { readTicket, TICKET_BYTES } from '../../core/ticket.ts'
@@ -22,8 +22,8 @@ const PROVE_MS_MAX = 10_000
 
 export class Inside {
   readonly #connect: (port: number) => Promise<{ conn: Conn; localPort: number }>
-  readonly #addresses = new Map<number, string>()
-  readonly #unproven = new Map<number, () => void>()
+  /** By the local port of the splice. */
+  readonly #passages = new Map<number, Passage>()
   #whenEmpty: (() => void) | undefined
 
   /** `connect` opens a connection to a loopback port and says which local port it has. */
@@ -33,12 +33,12 @@ export class Inside {
 
   /** Who is behind a connection that arrived from this loopback port; undefined: not one of ours. */
   address(port: number): string | undefined {
-    return this.#addresses.get(port)
+    return this.#passages.get(port)?.conn.remoteAddress
   }
 
   /** When the last connection has gone, or when `msMax` have: links were told why they end. */
   emptied(clock: Clock, msMax: number): Promise<void> {
-    if (this.#addresses.size === 0) return Promise.resolve()
+    if (this.#passages.size === 0) return Promise.resolve()
     return new Promise((resolve) => {
       const timer = clock.after(msMax, resolve)
       this.#whenEmpty = () => {
@@ -50,7 +50,7 @@ export class Inside {
 
   /** The connection from this loopback port has shown a ticket; from then on it may be idle. */
   proven(port: number): void {
-    this.#unproven.get(port)?.()
+    this.#passages.get(port)?.leave()
   }
 
   /**
@@ -62,30 +62,50 @@ export class Inside {
     { first, port, left, clock }: {
       first: Uint8Array
       port: number
-      left(): void
+      left(conn: Conn): void
       clock?: Clock
     },
   ): void {
     conn.hold()
+    const passage = new Passage(conn, left)
     this.#connect(port).then(({ conn: inner, localPort }) => {
-      this.#addresses.set(localPort, conn.remoteAddress)
-      const late = clock?.after(PROVE_MS_MAX, () => conn.abort())
-      const proven = (): void => {
-        late?.cancel()
-        this.#unproven.delete(localPort)
-        left()
-      }
-      if (late) this.#unproven.set(localPort, proven)
-      splice(conn, inner, () => {
-        this.#addresses.delete(localPort)
-        if (this.#addresses.size === 0) this.#whenEmpty?.()
-        proven()
-      })
+      this.#passages.set(localPort, passage)
+      passage.late = clock?.after(PROVE_MS_MAX, () => conn.abort())
+      this.#splice(passage, inner, localPort)
       inner.write(first)
     }, () => {
-      left()
+      passage.leave()
       conn.abort()
     })
+  }
+
+  /** On its own: a closure keeps all that its function sees, and this one lives as long as the link. */
+  #splice(passage: Passage, inner: Conn, localPort: number): void {
+    splice(passage.conn, inner, () => {
+      this.#passages.delete(localPort)
+      if (this.#passages.size === 0) this.#whenEmpty?.()
+      passage.leave()
+    })
+  }
+}
+
+/** A connection on its way through: one object and no more, since idle links stay here. */
+class Passage {
+  readonly conn: Conn
+  late: Timer | undefined
+  #left: ((conn: Conn) => void) | undefined
+
+  constructor(conn: Conn, left: (conn: Conn) => void) {
+    this.conn = conn
+    this.#left = left
+  }
+
+  /** Counts no more, and may be idle. */
+  leave(): void {
+    this.late?.cancel()
+    this.late = undefined
+    this.#left?.(this.conn)
+    this.#left = undefined
   }
 }
 

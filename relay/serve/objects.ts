@@ -21,6 +21,7 @@ export function objects({ HUBS, DIRECTORY }: WorkerEnv) {
     name: (name: string) => directory(`name:${name}`),
     scope: (scope: string) => directory(`scope:${scope}`),
     index: () => directory('index'),
+    rooms: () => directory('rooms'),
     hub: (key: string) => HUBS.get(HUBS.idFromName(key)),
   }
 }

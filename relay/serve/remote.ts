@@ -16,10 +16,15 @@ import type {
   MadeCredential,
   NewCredential,
 } from '../credentials.ts'
+import type { ClaimOf, Directory, ScopeGrants } from '../directory.ts'
+import type { Grants, Shown, ShownRecord } from '../grants.ts'
+import type { Peer } from '../peers.ts'
 import type { NamePage, NameRecord, Registry, StoredPassport } from '../registry.ts'
 import type { AgentInfo } from '../relay.ts'
+import type { Entered, Opened, Served } from '../requests.ts'
+import type { Maker } from '../rooms.ts'
 import { scopeOfSecret } from '../star.ts'
-import type { ClaimOf, Directory } from '../star.ts'
+import type { Publisher } from '../statements.ts'
 import { LIST_MAX } from '../store/store.ts'
 import { ADMIN_GRANT } from './edge.ts'
 import { edgeOf, objects } from './objects.ts'
@@ -42,6 +47,38 @@ type RegistryPort = Pick<
   | 'blocks'
 >
 type CredentialsPort = Pick<Credentials, 'verify' | 'create' | 'list' | 'get' | 'revoke'>
+
+/** What scopes show to each other: each scope knows its own, and who shows it something. */
+export class RemoteGrants implements Pick<Grants, 'add' | 'remove' | 'list'> {
+  readonly #env: WorkerEnv
+
+  constructor(env: WorkerEnv) {
+    this.#env = env
+  }
+
+  async add(shown: Shown): Promise<ShownRecord> {
+    const { scope } = objects(this.#env)
+    const record = await valueOf(scope(shown.scope).grant(shown))
+    await valueOf(scope(shown.to).noteGranter(shown.scope))
+    return record
+  }
+
+  async remove(shown: Shown): Promise<boolean> {
+    return await valueOf(objects(this.#env).scope(shown.scope).ungrant(shown))
+  }
+
+  async list(scope?: string): Promise<ShownRecord[]> {
+    const { scope: scoped, index } = objects(this.#env)
+    const from = scope === undefined
+      ? await valueOf(index().scopes())
+      : [scope, ...await valueOf(scoped(scope).granters())]
+    const records: ShownRecord[] = []
+    for (const each of from) records.push(...await valueOf(scoped(each).shownBy(each)))
+    return scope === undefined
+      ? records
+      : records.filter((one) => one.scope === scope || one.to === scope)
+  }
+}
 
 export class RemoteRegistry implements RegistryPort {
   readonly #env: WorkerEnv
@@ -177,6 +214,11 @@ export async function remoteAgents(env: WorkerEnv, scope?: string): Promise<Agen
   return agents
 }
 
+/** Agents that those of a scope may see. */
+export async function remotePeers(env: WorkerEnv, scope: string): Promise<Peer[]> {
+  return await valueOf(objects(env).scope(scope).peers(scope))
+}
+
 /** What the star of the agent `hub` asks of names and scopes. */
 export class RemoteDirectory implements Directory {
   readonly #env: WorkerEnv
@@ -207,16 +249,56 @@ export class RemoteDirectory implements Directory {
     await valueOf(objects(this.#env).name(name).unclaim(claim))
   }
 
-  async serving(name: string): ReturnType<Directory['serving']> {
+  async serving(name: string): Promise<Served | undefined> {
     if (!isName(name)) return undefined
     const { serving, block } = await valueOf(objects(this.#env).name(name).state(name))
     const [first] = serving
     if (!first || block) return undefined
-    const agents = [...new Set(serving.map(({ agent }) => agent))]
-    return { scope: first.scope, mode: first.mode, agents }
+    const agents = new Map(serving.map(({ agent, labels }) => [agent, { key: agent, labels }]))
+    return { scope: first.scope, mode: first.mode, agents: [...agents.values()] }
   }
 
   async passport(key: string): Promise<StoredPassport | undefined> {
     return await valueOf(objects(this.#env).hub(key).passport(key))
+  }
+
+  async isRevoked(agent: string): Promise<boolean> {
+    return await valueOf(objects(this.#env).hub(agent).visits(agent, this.#hub))
+  }
+
+  async grants(scope: string): Promise<ScopeGrants> {
+    return await valueOf(objects(this.#env).scope(scope).scopeGrants(scope))
+  }
+
+  async shows(name: string, of: { scope: string; to: string }): Promise<boolean> {
+    return await valueOf(objects(this.#env).scope(of.scope).shows(name, of))
+  }
+
+  async peers(scope: string): Promise<Peer[]> {
+    return await remotePeers(this.#env, scope)
+  }
+
+  async statements(key: string): Promise<Uint8Array[]> {
+    return await valueOf(objects(this.#env).hub(key).statements(key))
+  }
+
+  async keepStatement(key: string, bytes: Uint8Array, publisher: Publisher): Promise<void> {
+    await valueOf(objects(this.#env).hub(key).keepStatement(key, { bytes, publisher }))
+  }
+
+  async makeRoom(maker: Maker): Promise<Opened> {
+    return await valueOf(objects(this.#env).rooms().makeRoom(maker))
+  }
+
+  async enterRoom(room: number, visitor: { key: string; address: string }): Promise<Entered> {
+    return await valueOf(objects(this.#env).rooms().enterRoom(room, visitor))
+  }
+
+  async leaveRoom(room: number, key: string): Promise<void> {
+    await valueOf(objects(this.#env).rooms().leaveRoom(room, key))
+  }
+
+  async linkEnded(link: string): Promise<void> {
+    await valueOf(objects(this.#env).rooms().linkEnded(link))
   }
 }

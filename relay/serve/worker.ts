@@ -5,6 +5,7 @@
 import { createApp } from '../app.ts'
 import { createLog } from '../log.ts'
 import { Metrics } from '../metrics.ts'
+import { mergePeers } from '../peers.ts'
 import { problemOf } from '../problem.ts'
 import { Quota } from '../quota.ts'
 import type { Credentials } from '../credentials.ts'
@@ -16,7 +17,13 @@ import { DirectoryObject } from './directory_object.ts'
 import { edgeOf, fast, objects } from './objects.ts'
 import type { WorkerEnv } from './objects.ts'
 import { valueOf } from './outcome.ts'
-import { remoteAgents, RemoteCredentials, RemoteRegistry } from './remote.ts'
+import {
+  remoteAgents,
+  RemoteCredentials,
+  RemoteGrants,
+  remotePeers,
+  RemoteRegistry,
+} from './remote.ts'
 
 export { DirectoryObject, HubObject }
 
@@ -94,6 +101,8 @@ function makeFront(env: WorkerEnv): Front {
     publicPort: () => place.port,
     draining: () => false,
     agents: (scope) => remoteAgents(env, scope),
+    peers: async (scope) => mergePeers(await remotePeers(env, scope)),
+    grants: new RemoteGrants(env),
     upgrade: (request, { key, address }) =>
       objects(env).hub(key).fetch(ordered(request, { do: 'link', key, address })),
     remoteAddress: (request) => addressOf(request, edge),

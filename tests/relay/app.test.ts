@@ -274,6 +274,11 @@ test('/v1/names/NAME: unknown, malformed and blocked names', async () => {
     assert.is(await problemCode(response), code)
   }
   await ports.registry.reserve({ name: 'web', scope: 'home' })
+  const { key } = agent()
+  await ports.registry.memberJoined('web', key, 'agents')
+  assert.is((await request('/v1/names/web')).status, 404, 'a name between agents is told to nobody')
+  await ports.registry.memberJoined('web', key)
+  assert.is((await request('/v1/names/web')).status, 200)
   await ports.registry.block({ scope: 'home', reason: 'abuse' })
   const blocked = await request('/v1/names/web')
   assert.is(blocked.status, 403)

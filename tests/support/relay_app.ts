@@ -10,6 +10,8 @@ import type { AppPorts } from '../../relay/app.ts'
 import { Credentials } from '../../relay/credentials.ts'
 import { createLog } from '../../relay/log.ts'
 import { Metrics } from '../../relay/metrics.ts'
+import { mergePeers } from '../../relay/peers.ts'
+import type { Peer } from '../../relay/peers.ts'
 import { Quota } from '../../relay/quota.ts'
 import { Registry } from '../../relay/registry.ts'
 import type { AgentInfo } from '../../relay/relay.ts'
@@ -31,6 +33,7 @@ export interface TestRelay {
   lines: string[]
   upgrades: { request: Request; key: string; address: string }[]
   agents: AgentInfo[]
+  peers: Peer[]
   state: { draining: boolean }
   request(
     path: string,
@@ -58,14 +61,16 @@ export async function testRelay(
   const lines: string[] = []
   const upgrades: TestRelay['upgrades'] = []
   const agents: AgentInfo[] = []
+  const peers: Peer[] = []
   const state = { draining: false }
   const settings = readSettings({ flags: { domain: 'relay.example.com', ...options.flags } })
   const credentials = new Credentials({ store, crypto: fast, clock })
+  const registry = await Registry.open({ store, crypto: fast, clock })
   const ports: AppPorts = {
     clock,
     crypto: fast,
     credentials,
-    registry: await Registry.open({ store, crypto: fast, clock }),
+    registry,
     revoked: await RevokedCertificates.open(store, clock),
     quota: new Quota(clock, { limits: options.limits ?? {} }),
     metrics: new Metrics({ clock, version: '0.1.0', runtime: 'bun' }),
@@ -79,6 +84,8 @@ export async function testRelay(
     publicPort: () => settings.publicPort,
     draining: () => state.draining,
     agents: (scope) => agents.filter((agent) => scope === undefined || agent.scope === scope),
+    peers: async (scope) => mergePeers(peers.filter((peer) => peer.scope === scope)),
+    grants: registry.grants,
     upgrade(request, { key, address }) {
       upgrades.push({ request, key, address })
       return options.upgraded ?? new Response('upgraded')
@@ -95,6 +102,7 @@ export async function testRelay(
     lines,
     upgrades,
     agents,
+    peers,
     state,
     async request(path, { from, key, json, headers, ...init } = {}) {
       const all = new Headers(headers)
