@@ -4,12 +4,13 @@
  */
 import { asTunnelError, isTunnelError, TunnelError } from '../../core/errors.ts'
 import { fingerprint, formatCertificateFingerprint, formatKey } from '../../core/key.ts'
-import { Agent } from '../agent.ts'
+import type { Agent } from '../agent.ts'
 import { certificateFiles, endpointCertificate } from '../certificate.ts'
 import type { CertificateSource } from '../certificate.ts'
 import { speaksH2 } from '../forward.ts'
 import type { Upstream } from '../forward.ts'
 import type { Joining } from '../join.ts'
+import { joinedAgent } from '../joined_agent.ts'
 import type { Welcome } from '../link.ts'
 import { Tunnel } from '../tunnel.ts'
 import type { Place, TunnelKind, TunnelMode, TunnelOptions } from '../tunnel.ts'
@@ -76,28 +77,9 @@ class Publication {
     this.#ports = ports
     const { joining, screen } = ports
     this.#tunnel = new Tunnel(world, this.#tunnelOptions())
-    // Whether a CA vouched is known once the link's TLS is done, and asked only afterwards.
-    let trusted = false
-    const open: World['link']['open'] = async (url) => {
-      try {
-        const opened = await joining.open(url)
-        trusted = opened.trusted
-        return opened
-      } catch (error) {
+    this.#agent = joinedAgent(world, joining, {
+      unopened: (error) => {
         if (isTunnelError(error, 'link/untrusted')) this.#end(error)
-        throw error
-      }
-    }
-    this.#agent = new Agent({ ...world, link: { open } }, {
-      identity: joining.identity,
-      relay: joining.relay,
-      credential: joining.credential,
-      group16: joining.group16,
-      version: joining.version,
-      labels: joining.labels,
-      pin: joining.pin,
-      get trust() {
-        return trusted ? 'ca' : 'admission'
       },
       certificates: () => this.#certificates(),
       onState: (state) => this.#state(state),

@@ -6,7 +6,7 @@ import { asTunnelError, isTunnelError, TunnelError } from '../../core/errors.ts'
 import { fingerprint, formatKey, isName, parseKey } from '../../core/key.ts'
 import { splice } from '../../core/socket.ts'
 import type { Conn, Listener } from '../../core/socket.ts'
-import { Agent } from '../agent.ts'
+import type { Agent } from '../agent.ts'
 import { clientCertificate } from '../certificate.ts'
 import type { CertificateSource } from '../certificate.ts'
 import { command, isSet, JSON_FLAG, RELAY_FLAGS, textOf } from '../cli/page.ts'
@@ -16,6 +16,7 @@ import { describeCounts, Screen, waitWords } from '../cli/screen.ts'
 import { Dialler } from '../dial.ts'
 import { checkChoice, join } from '../join.ts'
 import type { Joining, RelayChoice } from '../join.ts'
+import { joinedAgent } from '../joined_agent.ts'
 import type { StopReason, World } from '../world.ts'
 
 /** Connections through one `sotto connect` at once. */
@@ -127,28 +128,10 @@ class Connection {
     this.#world = world
     this.#parts = parts
     const { joining, screen } = parts
-    let trusted = false
-    const open: World['link']['open'] = async (url) => {
-      try {
-        const opened = await joining.open(url)
-        trusted = opened.trusted
-        return opened
-      } catch (error) {
+    this.#agent = joinedAgent(world, joining, {
+      unopened: (error) => {
         // A script that carries one connection wants to know at once.
         if (parts.options.stdio || isTunnelError(error, 'link/untrusted')) this.#fail(error)
-        throw error
-      }
-    }
-    this.#agent = new Agent({ ...world, link: { open } }, {
-      identity: joining.identity,
-      relay: joining.relay,
-      credential: joining.credential,
-      group16: joining.group16,
-      version: joining.version,
-      labels: joining.labels,
-      pin: joining.pin,
-      get trust() {
-        return trusted ? 'ca' : 'admission'
       },
       bulkLinks: false,
       certificates: () => this.#certificates(),
