@@ -3,42 +3,24 @@
 // a real upstream and back: what must pass unchanged, what must not pass, and that nothing is collected.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import * as http from 'node:http'
-import type { AddressInfo } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { ask, type Desk, HOST, openDesk, openRaw, rawUpstream } from '../support/exchange.ts'
+import { openWebDesk, request } from '../support/web_desk.ts'
+import type { WebDesk } from '../support/web_desk.ts'
 
 const gateway = suite('relay/gateway')
 
-type Serve = (request: http.IncomingMessage, response: http.ServerResponse) => void
-
+let web: WebDesk
 let desk: Desk
-let server: http.Server
-let port = 0
-let serve: Serve
 
 gateway.before(async () => {
-  server = http.createServer((request, response) => serve(request, response))
-  server.on('checkContinue', (request, response) => serve(request, response))
-  server.keepAliveTimeout = 1000
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  port = (server.address() as AddressInfo).port
-  desk = await openDesk({ upstream: { kind: 'tcp', host: '127.0.0.1', port, text: 'upstream' } })
+  web = await openWebDesk()
+  desk = web.desk
 })
 
-gateway.after(async () => {
-  await desk.close()
-  server.closeAllConnections()
-  await new Promise((resolve) => server.close(resolve))
-})
-
-function request(line: string, fields: string[] = [], body = ''): string {
-  return [`${line} HTTP/1.1`, `Host: ${HOST}`, ...fields, 'Connection: close', '', body].join(
-    '\r\n',
-  )
-}
+gateway.after(() => web.close())
 
 function bodyOf(response: string): string {
   return response.slice(response.indexOf('\r\n\r\n') + 4)
@@ -70,7 +52,7 @@ gateway(
   'a request and its response keep names, case, order and repeats of their fields',
   async () => {
     let raw: string[] = []
-    serve = (request, response) => {
+    web.serve = (request, response) => {
       raw = request.rawHeaders
       response.writeHead(201, [
         'Set-Cookie',
@@ -111,7 +93,7 @@ gateway(
 )
 
 gateway('the target goes on as it was written', async () => {
-  serve = (request, response) => response.end(request.url)
+  web.serve = (request, response) => response.end(request.url)
   for (
     const target of [
       '/',
@@ -131,7 +113,7 @@ gateway('the target goes on as it was written', async () => {
 
 gateway('fields of the connection stay behind, both ways', async () => {
   let raw: string[] = []
-  serve = (request, response) => {
+  web.serve = (request, response) => {
     raw = request.rawHeaders
     response.writeHead(200, {
       Connection: 'close, X-Secret',
@@ -155,7 +137,7 @@ gateway('fields of the connection stay behind, both ways', async () => {
 
 gateway('the visitor is named by the relay alone, whatever the visitor claims', async () => {
   let raw: string[] = []
-  serve = (request, response) => {
+  web.serve = (request, response) => {
     raw = request.rawHeaders
     response.end()
   }
@@ -189,7 +171,7 @@ gateway('the visitor is named by the relay alone, whatever the visitor claims', 
 
 gateway("naming the relay's own fields in Connection does not remove them", async () => {
   let raw: string[] = []
-  serve = (request, response) => {
+  web.serve = (request, response) => {
     raw = request.rawHeaders
     response.end()
   }
@@ -204,7 +186,7 @@ gateway("naming the relay's own fields in Connection does not remove them", asyn
 })
 
 gateway('20 MiB pass both ways at once, byte for byte', async () => {
-  serve = (request, response) => {
+  web.serve = (request, response) => {
     response.writeHead(200, { 'content-length': request.headers['content-length'] })
     request.pipe(response)
   }
@@ -244,7 +226,7 @@ gateway('20 MiB pass both ways at once, byte for byte', async () => {
 
 gateway('a response is told piece by piece: server-sent events', async () => {
   let more = (): void => {}
-  serve = (_, response) => {
+  web.serve = (_, response) => {
     response.writeHead(200, { 'content-type': 'text/event-stream' })
     response.write('data: 1\n\n')
     more = () => {
@@ -263,7 +245,7 @@ gateway('a response is told piece by piece: server-sent events', async () => {
 
 gateway('the head of a response goes out before its body', async () => {
   let more = (): void => {}
-  serve = (_, response) => {
+  web.serve = (_, response) => {
     response.writeHead(200, { 'x-early': '1' })
     response.flushHeaders()
     more = () => void response.end('done')
@@ -276,7 +258,7 @@ gateway('the head of a response goes out before its body', async () => {
 })
 
 gateway('a request is told piece by piece, and answered while it lasts', async () => {
-  serve = (request, response) => {
+  web.serve = (request, response) => {
     response.writeHead(200)
     request.on('data', (bytes) => response.write(`got ${bytes};`))
     request.on('end', () => response.end('end'))
@@ -294,7 +276,7 @@ gateway('a request is told piece by piece, and answered while it lasts', async (
 })
 
 gateway('trailers pass both ways', async () => {
-  serve = (request, response) => {
+  web.serve = (request, response) => {
     request.resume()
     request.on('end', () => {
       response.writeHead(200, { Trailer: 'X-Sum' })
@@ -317,7 +299,7 @@ gateway('trailers pass both ways', async () => {
 
 gateway('Expect: 100-continue asks the upstream, and the body waits for its word', async () => {
   const seen: string[] = []
-  serve = (request, response) => {
+  web.serve = (request, response) => {
     seen.push(String(request.headers.expect))
     request.on('data', (bytes) => seen.push(String(bytes)))
     request.on('end', () => response.end('thanks'))
@@ -333,7 +315,7 @@ gateway('Expect: 100-continue asks the upstream, and the body waits for its word
 })
 
 gateway('an upstream that refuses an expectation is heard, and no 100 is made up', async () => {
-  serve = (_, response) => {
+  web.serve = (_, response) => {
     response.writeHead(413, { 'content-length': '3', connection: 'close' })
     response.end('big')
   }
@@ -348,7 +330,7 @@ gateway('an upstream that refuses an expectation is heard, and no 100 is made up
 
 gateway('an expectation other than 100-continue is refused with 417', async () => {
   let asked = 0
-  serve = (_, response) => {
+  web.serve = (_, response) => {
     asked++
     response.end()
   }
@@ -359,7 +341,7 @@ gateway('an expectation other than 100-continue is refused with 417', async () =
 gateway(
   'an answer that comes before the request is whole is heard, then the connection ends',
   async () => {
-    serve = (_, response) => {
+    web.serve = (_, response) => {
       response.writeHead(403, { 'content-length': '2' })
       response.end('no')
     }
@@ -371,7 +353,7 @@ gateway(
 )
 
 gateway('HEAD, 204 and 304 have no body and keep their heads', async () => {
-  serve = (request, response) => {
+  web.serve = (request, response) => {
     if (request.url === '/204') response.writeHead(204, { 'x-a': '1' })
     else if (request.url === '/304') response.writeHead(304, { etag: '"1"', 'x-a': '1' })
     else response.writeHead(200, { 'content-length': '1234', 'x-a': '1' })
@@ -388,12 +370,12 @@ gateway('HEAD, 204 and 304 have no body and keep their heads', async () => {
 })
 
 gateway('HEAD answered without a length stays without a body', async () => {
-  serve = (_, response) => response.end()
+  web.serve = (_, response) => response.end()
   assert.match(await ask(desk.port, request('HEAD /')), /^HTTP\/1\.1 200 [^]*\r\n\r\n$/)
 })
 
 gateway('interim responses come before the response: 102, 103', async () => {
-  serve = (_, response) => {
+  web.serve = (_, response) => {
     response.writeProcessing()
     response.writeEarlyHints({ link: '</a.css>; rel=preload; as=style' })
     response.end('page')
@@ -407,7 +389,7 @@ gateway('interim responses come before the response: 102, 103', async () => {
 })
 
 gateway('HTTP/1.0 visitors get no interim responses, no chunks, and a close', async () => {
-  serve = (_, response) => {
+  web.serve = (_, response) => {
     response.writeProcessing()
     response.write('one')
     response.end('two')
@@ -418,7 +400,7 @@ gateway('HTTP/1.0 visitors get no interim responses, no chunks, and a close', as
 })
 
 gateway('one connection serves request after request, pipelined ones in order', async () => {
-  serve = (request, response) => {
+  web.serve = (request, response) => {
     // The first is the slowest.
     const wait = request.url === '/0' ? 30 : 0
     request.resume()
@@ -444,7 +426,7 @@ gateway('a visitor that stops reading stops the upstream, and nobody else', asyn
   const stopped = new Promise<void>((resolve) => full = resolve)
   let closed = (): void => {}
   const ended = new Promise<void>((resolve) => closed = resolve)
-  serve = (request, response) => {
+  web.serve = (request, response) => {
     if (request.url === '/small') return void response.end('small')
     response.on('close', () => closed())
     const chunk = new Uint8Array(65_536)

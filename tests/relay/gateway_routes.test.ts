@@ -1,41 +1,26 @@
 // runtimes: bun node deno
 // Where a request goes and what becomes of its connection: hosts, paths, and switches of protocols.
 import * as http from 'node:http'
-import type { AddressInfo } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { ask, type Desk, DOMAIN, HOST, openDesk, openRaw, type Raw } from '../support/exchange.ts'
+import { openWebDesk, request } from '../support/web_desk.ts'
+import type { WebDesk } from '../support/web_desk.ts'
 
 const gateway = suite('relay/gateway routes')
 
-type Serve = (request: http.IncomingMessage, response: http.ServerResponse) => void
-
+let web: WebDesk
 let desk: Desk
-let server: http.Server
 let port = 0
-let serve: Serve
 
 gateway.before(async () => {
-  server = http.createServer((request, response) => serve(request, response))
-  server.on('checkContinue', (request, response) => serve(request, response))
-  server.keepAliveTimeout = 1000
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  port = (server.address() as AddressInfo).port
-  desk = await openDesk({ upstream: { kind: 'tcp', host: '127.0.0.1', port, text: 'upstream' } })
+  web = await openWebDesk()
+  desk = web.desk
+  port = web.port
 })
 
-gateway.after(async () => {
-  await desk.close()
-  server.closeAllConnections()
-  await new Promise((resolve) => server.close(resolve))
-})
-
-function request(line: string, fields: string[] = [], body = ''): string {
-  return [`${line} HTTP/1.1`, `Host: ${HOST}`, ...fields, 'Connection: close', '', body].join(
-    '\r\n',
-  )
-}
+gateway.after(() => web.close())
 
 gateway('a switch of protocols carries bytes both ways until one end is done', async () => {
   let left = (): void => {}
@@ -58,7 +43,7 @@ gateway('a switch of protocols carries bytes both ways until one end is done', a
     socket.on('end', () => socket.end())
     socket.on('close', () => left())
   }
-  server.on('upgrade', echo)
+  web.server.on('upgrade', echo)
   const open = async (): Promise<Raw> => {
     const raw = await openRaw(desk.port)
     raw.socket.write(
@@ -82,11 +67,11 @@ gateway('a switch of protocols carries bytes both ways until one end is done', a
   await other.until(/early /)
   other.socket.write('enough')
   assert.match(await other.closed, /early bye$/)
-  server.off('upgrade', echo)
+  web.server.off('upgrade', echo)
 })
 
 gateway('an upstream that will not switch is heard', async () => {
-  server.once('upgrade', (_, socket) => {
+  web.server.once('upgrade', (_, socket) => {
     socket.end(
       'HTTP/1.1 401 Unauthorized\r\nContent-Length: 6\r\nWWW-Authenticate: Basic\r\n\r\nsecret',
     )
@@ -102,7 +87,7 @@ gateway(
   'an upgrade to HTTP/2 or TLS is not passed on: the request is served as it is',
   async () => {
     let raw: string[] = []
-    serve = (request, response) => {
+    web.serve = (request, response) => {
       raw = request.rawHeaders
       response.end('plain')
     }
@@ -127,7 +112,7 @@ gateway(
       upstream: { kind: 'tcp', host: '127.0.0.1', port, text: 'upstream' },
     })
     let raw: string[] = []
-    serve = (request, response) => {
+    web.serve = (request, response) => {
       raw = request.rawHeaders
       response.end(`at ${request.url}`)
     }
@@ -151,7 +136,7 @@ gateway(
 gateway(
   'a host that is none of ours is misdirected; letter case, a dot and a port do not matter',
   async () => {
-    serve = (request, response) => response.end(`host ${request.headers.host}`)
+    web.serve = (request, response) => response.end(`host ${request.headers.host}`)
     const at = (host: string): Promise<string> =>
       ask(desk.port, `GET / HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`)
     for (const host of ['example.org', DOMAIN, `a.b.${DOMAIN}`, `-x.${DOMAIN}`, '127.0.0.1']) {
