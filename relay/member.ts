@@ -6,6 +6,7 @@
  */
 import { RelayAdmission } from '../core/admit.ts'
 import type { Admitted, RelayIdentity } from '../core/admit.ts'
+import { hex } from '../core/bytes.ts'
 import type { Clock, Timer } from '../core/clock.ts'
 import type { Crypto } from '../core/crypto.ts'
 import { asTunnelError, isTunnelError, TunnelError } from '../core/errors.ts'
@@ -284,8 +285,7 @@ export class Member implements SocketHandler {
     this.#deadline?.cancel()
     this.#deadline = undefined
     this.authorised = authorised
-    this.link = Array.from(crypto.randomBytes(16), (byte) => byte.toString(16).padStart(2, '0'))
-      .join('')
+    this.link = hex(crypto.randomBytes(16))
     this.bulkKey = this.#admission!.bulkKey
     this.#state = 'up'
     try {

@@ -8,6 +8,7 @@ import { fastCrypto } from '../../core/crypto.ts'
 import { BODY_BYTES_MAX, createApp, LINK_PROTOCOL } from '../app.ts'
 import type { Relay } from '../relay.ts'
 import type { Settings } from '../settings.ts'
+import { LinkCollector } from './bun_memory.ts'
 import { connect, listen, localPort, udp } from './bun_net.ts'
 import { linkHandlers } from './bun_socket.ts'
 import type { LinkData, LinkServer } from './bun_socket.ts'
@@ -62,13 +63,17 @@ function serveHttps(
     },
   }))
   const { cert, key } = host.tls
+  const collector = new LinkCollector()
   const server = Bun.serve<LinkData>({
     hostname: LOOPBACK,
     port: 0,
     tls: { cert, key },
     maxRequestBodySize: BODY_BYTES_MAX,
     idleTimeout: 60,
-    websocket: linkHandlers((socket, link) => relay.attach(socket, link)),
+    websocket: linkHandlers((socket, link) => {
+      relay.attach(socket, link)
+      collector.came(relay.links)
+    }),
     fetch(request, server) {
       const address = inside.address(server.requestIP(request)?.port ?? 0)
       // Nothing but our own splices has business on this listener.

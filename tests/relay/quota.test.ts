@@ -159,6 +159,21 @@ test('all that is released leaves nothing behind', () => {
   assert.is(quotas.tracked, 0)
 })
 
+test('letGo() gives back what hold() took, and nothing of anybody else', () => {
+  const [quotas] = quota({ 'address.links': 2 })
+  assert.ok(quotas.hold('links', HOST).ok)
+  assert.ok(quotas.hold('links', HOST).ok)
+  quotas.letGo('connections', HOST)
+  quotas.letGo('links', { address: '192.0.2.2' })
+  assert.not(quotas.hold('links', HOST).ok)
+  quotas.letGo('links', HOST)
+  assert.is(quotas.held('links', HOST), 1)
+  quotas.letGo('links', HOST)
+  quotas.letGo('links', HOST)
+  assert.is(quotas.held('links', HOST), 0, 'never below none')
+  assert.is(quotas.tracked, 0, 'and forgotten then')
+})
+
 test('addresses of one IPv6 network are one holder, others are not', () => {
   const same = [
     ['2001:db8::1', '2001:db8::2'],
