@@ -36,11 +36,15 @@ export const SESSION_SUITES = [
 
 export interface AgentOptions extends Omit<LinkPorts, 'open' | 'clock' | 'crypto'> {
   /** `ca`: the relay's certificate must verify; `admission`: its identity vouches for it. */
-  trust: 'ca' | 'admission'
+  trust?: 'ca' | 'admission'
+  /** In place of `trust`: opens the link's socket and judges its certificate. */
+  open?: LinkPorts['open']
   /** False keeps every visitor on the link's streams. */
   bulkLinks?: boolean
   /** The passport names it, so that peers can open sessions: 32 bytes, X25519. */
   sessionPublic?: Uint8Array
+  /** Streams of other agents; refused where there is nobody to take them. */
+  onPeer?(stream: Stream): void
   /** SHA-256 of certificates besides those of the tunnels, such as the one `connect` shows. */
   certificates?: () => Promise<Uint8Array[]>
   onState?(state: UplinkState): void
@@ -52,7 +56,10 @@ export class Agent {
   readonly #world: World
   readonly #options: AgentOptions
   readonly #tunnels = new Map<string, Tunnel>()
+  /** Names of this agent that are no tunnels: peers open sessions to them. */
+  readonly #announced = new Set<string>()
   #pools: BulkPool[] = []
+  #passport: { fields: Passport; bytes: Uint8Array } | undefined
   #loopback = '127.0.0.1'
   #fingerprints: () => Promise<Uint8Array[]>
 
@@ -64,10 +71,11 @@ export class Agent {
       ...options,
       clock: world.clock,
       crypto: world.crypto,
-      open: async (url) => {
-        const { socket, certificate } = await world.link.open(url, { trust: options.trust })
-        return { socket, certificate, trusted: options.trust === 'ca' }
-      },
+      open: options.open ?? (async (url) => {
+        const { trust = 'ca' } = options
+        const { socket, certificate } = await world.link.open(url, { trust })
+        return { socket, certificate, trusted: trust === 'ca' }
+      }),
       admitted: (up) => this.#admitted(up),
       onState: (state) => {
         if (state.kind !== 'up' && state.kind !== 'connecting') this.#closePools()
@@ -93,6 +101,19 @@ export class Agent {
     this.#tunnels.set(tunnel.options.name, tunnel)
   }
 
+  /** Claims a name for sessions, now and on each new link. Throws what the relay refuses with. */
+  async announce(name: string): Promise<void> {
+    this.#announced.add(name)
+    if (!this.uplink.up) return
+    await this.#publish()
+    await this.uplink.request({ do: 'claim', name, kind: 'agent' })
+  }
+
+  /** The own passport as it was published last; present once a link is up and there is one. */
+  get passport(): { fields: Passport; bytes: Uint8Array } | undefined {
+    return this.#passport
+  }
+
   start(): void {
     this.uplink.start()
   }
@@ -113,6 +134,9 @@ export class Agent {
     await this.#publish()
     for (const tunnel of this.#tunnels.values()) {
       tunnel.claimed(await this.uplink.request(tunnel.claim()))
+    }
+    for (const name of this.#announced) {
+      await this.uplink.request({ do: 'claim', name, kind: 'agent' })
     }
     this.#closePools()
     if (up.welcome.bulk > 0 && this.#options.bulkLinks !== false) this.#openPools(up)
@@ -195,6 +219,12 @@ export class Agent {
 
   #opened(stream: Stream): void {
     const { endpoint, kind } = stream.visit
+    if (kind === 'session' || kind === 'datagrams' || kind === 'pair') {
+      const { onPeer } = this.#options
+      if (onPeer) onPeer(stream)
+      else stream.reset(RESET.refused, 'this agent takes no sessions')
+      return
+    }
     const tunnel = this.#tunnels.get(endpoint)
     const missed = kind === 'tls' ? 'verified' : kind === 'raw' ? 'clear' : undefined
     for (const pool of this.#pools) if (pool.kind === missed) pool.overflowed()
@@ -205,31 +235,37 @@ export class Agent {
   /** Publishes what this process adds to the identity's passport, by compare-and-set. */
   async #publish(): Promise<void> {
     const own = await this.#fingerprints()
-    const names = [...this.#tunnels.values()].filter(({ options }) => options.mode === 'verified')
-      .map(({ options }) => options.name)
+    const verified = [...this.#tunnels.values()].filter(({ options }) =>
+      options.mode === 'verified'
+    )
+    const names = [...verified.map(({ options }) => options.name), ...this.#announced]
     const { sessionPublic } = this.#options
     if (own.length === 0 && names.length === 0 && !sessionPublic) return
     const { clock, crypto } = this.#world
     const { identity } = this.#options
     for (let attempt = 1;; attempt++) {
       const current = await this.#current()
-      if (current && covers(current, { own, names, sessionPublic, now: clock.now() })) return
+      if (current && covers(current.fields, { own, names, sessionPublic, now: clock.now() })) {
+        this.#passport = current
+        return
+      }
+      const before = current?.fields
       const passport: Passport = {
         identity: identity.public,
         // The time at least: others remember the newest that they saw, and another relay, or one
         // that lost its store, would have us begin anew below it.
-        sequence: Math.max((current?.sequence ?? 0) + 1, clock.now()),
+        sequence: Math.max((before?.sequence ?? 0) + 1, clock.now()),
         notBefore: clock.now(),
         notAfter: clock.now() + PASSPORT_MS,
         // Other processes of this identity have put theirs in; the oldest give way.
-        certificates: unique([...own, ...(current?.certificates ?? [])]).slice(
+        certificates: unique([...own, ...(before?.certificates ?? [])]).slice(
           0,
           PASSPORT_CERTIFICATES_MAX,
         ),
-        names: [...new Set([...names, ...(current?.names ?? [])])].slice(0, PASSPORT_NAMES_MAX),
-        staticKey: sessionPublic ?? current?.staticKey,
-        wireguardKey: current?.wireguardKey,
-        ciphers: sessionPublic ? [...SESSION_SUITES] : current?.ciphers ?? [],
+        names: [...new Set([...names, ...(before?.names ?? [])])].slice(0, PASSPORT_NAMES_MAX),
+        staticKey: sessionPublic ?? before?.staticKey,
+        wireguardKey: before?.wireguardKey,
+        ciphers: sessionPublic ? [...SESSION_SUITES] : before?.ciphers ?? [],
       }
       const bytes = encodePassport(
         passport,
@@ -239,8 +275,9 @@ export class Agent {
         await this.uplink.request({
           do: 'publish',
           passport: toBase64(bytes),
-          after: current?.sequence ?? 0,
+          after: before?.sequence ?? 0,
         })
+        this.#passport = { fields: passport, bytes }
         return
       } catch (error) {
         if (!isTunnelError(error, 'registry/stale') || attempt >= PUBLISH_ATTEMPTS_MAX) throw error
@@ -248,16 +285,18 @@ export class Agent {
     }
   }
 
-  async #current(): Promise<Passport | undefined> {
+  async #current(): Promise<{ fields: Passport; bytes: Uint8Array } | undefined> {
     const { crypto, clock } = this.#world
     const { passport } = await this.uplink.request({ do: 'passport' })
     if (typeof passport !== 'string') return undefined
-    return openPassport(crypto, fromBase64(passport), {
+    const bytes = fromBase64(passport)
+    const fields = openPassport(crypto, bytes, {
       now: clock.now(),
       identity: this.#options.identity.public,
       // One that has run out still tells the sequence number; a forged one stops us.
       anyTime: true,
     })
+    return { fields, bytes }
   }
 }
 

@@ -14,30 +14,22 @@ export function joinedAgent(
   joining: Joining,
   { unopened, ...options }: JoinedAgentOptions,
 ): Agent {
-  // Whether a CA vouched is known once the link's TLS is done, and asked only afterwards.
-  let trusted = false
-  const open: World['link']['open'] = async (url) => {
+  return new Agent(world, { ...options, ...linkPorts(joining, unopened) })
+}
+
+/** What links of this identity to this relay need, home links and visit links. */
+export function linkPorts(
+  joining: Joining,
+  unopened: (error: unknown) => void,
+): Omit<Joining, 'profile'> {
+  const { profile: _, ...link } = joining
+  const open: Joining['open'] = async (url) => {
     try {
-      const opened = await joining.open(url)
-      trusted = opened.trusted
-      return opened
+      return await joining.open(url)
     } catch (error) {
       unopened(error)
       throw error
     }
   }
-  const { identity, relay, credential, group16, version, labels, pin } = joining
-  return new Agent({ ...world, link: { open } }, {
-    ...options,
-    identity,
-    relay,
-    credential,
-    group16,
-    version,
-    labels,
-    pin,
-    get trust() {
-      return trusted ? 'ca' : 'admission'
-    },
-  })
+  return { ...link, open }
 }

@@ -19,6 +19,7 @@ import type { Labels } from '../core/labels.ts'
 import { readAccess } from './access.ts'
 import type { AccessRule } from './access.ts'
 import { KnownAgents, KnownPassports, KnownRelays } from './known_agents.ts'
+import { KnownWithdrawals } from './withdrawals.ts'
 import type { TlsIdentity, World } from './world.ts'
 
 /** Longest wait for another process that is writing the same file. */
@@ -236,6 +237,11 @@ export class Profile {
   /** The newest passport seen of each identity. */
   knownPassports(): KnownPassports {
     return new KnownPassports(this.#pinPorts('known_passports'))
+  }
+
+  /** The newest list of withdrawn vouches of each authority. */
+  knownWithdrawals(): KnownWithdrawals {
+    return new KnownWithdrawals(this.#pinPorts('known_withdrawals'))
   }
 
   #pinPorts(name: string): ConstructorParameters<typeof KnownAgents>[0] {

@@ -1,0 +1,354 @@
+/**
+ * Sessions with peers over a relay: asked for by name and sealed to the identity that is trusted
+ * behind it, and taken from others where the access table lets them in. The relay says who serves a
+ * name and carries sealed bytes; who that is and what they may do is decided here.
+ */
+import { fromBase64, SESSION_SUITES } from './agent.ts'
+import type { Agent } from './agent.ts'
+import { allowing } from './access.ts'
+import type { AccessRule, PeerView, Service } from './access.ts'
+import type { KnownPassports } from './known_agents.ts'
+import type { SessionKey } from './profile.ts'
+import type { Trust, Trusted } from './trust.ts'
+import type { Visits } from './visits.ts'
+import { EMPTY } from '../core/bytes.ts'
+import type { Clock } from '../core/clock.ts'
+import type { Crypto } from '../core/crypto.ts'
+import { asTunnelError, isTunnelError, TunnelError } from '../core/errors.ts'
+import { RESET } from '../core/frame.ts'
+import { initiate } from '../core/initiate.ts'
+import { formatKey, parseKey } from '../core/key.ts'
+import type { Identity } from '../core/key.ts'
+import type { Stream } from '../core/mux.ts'
+import { openPassport } from '../core/passport.ts'
+import type { Passport } from '../core/passport.ts'
+import { Responder } from '../core/responder.ts'
+import type { SessionRequest } from '../core/responder.ts'
+import type { Session, SessionEvents } from '../core/session.ts'
+import type { TranscriptEvent } from '../core/transcript.ts'
+
+/** Agents that may serve one name. */
+const AGENTS_MAX = 64
+/** From the proven handshake until the other end has let us in: a person may be asked there. */
+const ADMITTED_MS_MAX = 10_000
+const CHANNEL_BYTES = 16
+const GROUP_BYTES = 16
+
+/** Whoever is at the other end, as this agent knows it. */
+export interface Peer {
+  /** KEY. */
+  key: string
+  /** The name under which it was asked for, or by which it is pinned; else its fingerprint. */
+  name: string
+}
+
+export interface PeerPorts {
+  clock: Clock
+  crypto: Crypto
+  identity: Identity
+  sessionKey: SessionKey
+  /** 16 bytes of this process, as its links say. */
+  group16: Uint8Array
+  agent: Pick<Agent, 'uplink' | 'passport'>
+  visits: Visits
+  trust: Trust
+  passports: Pick<KnownPassports, 'newest' | 'keep'>
+  /** The access table as it is now. */
+  access(): Promise<readonly AccessRule[]>
+  /** First contacts and followed successors, for the person. */
+  tell(sentence: string): void
+  /** Somebody was refused; `view` is who, as far as it is known. */
+  refused?(request: { service: string; peer: PeerView }, error: TunnelError): void
+  /** Keeps what passes in sessions; see trail.ts. */
+  trail?(session: { id: Uint8Array; service: string; peer: Peer; role: string }): Trail | undefined
+}
+
+export interface Trail {
+  event(event: TranscriptEvent): void
+  closed(): void
+}
+
+/** What a process does with the sessions of one service that others open. */
+export interface ServedService {
+  /** The right that it needs. */
+  needs: Service
+  /** A session was let in; what comes back hears its streams. */
+  session(session: Session, peer: Peer, view: PeerView): Omit<SessionEvents, 'onTranscript'>
+}
+
+/** A session of ours that was let in. */
+export interface OpenedSession {
+  session: Session
+  peer: Peer & Pick<Trusted, 'how' | 'verified'>
+}
+
+export class Peers {
+  readonly #ports: PeerPorts
+  readonly #services = new Map<string, ServedService>()
+  readonly #views = new WeakMap<SessionRequest['encoded'], PeerView>()
+  readonly #own = new Set<Session>()
+  readonly #responder: Responder
+
+  constructor(ports: PeerPorts) {
+    this.#ports = ports
+    const { crypto, clock, identity, sessionKey, group16, agent } = ports
+    this.#responder = new Responder({
+      crypto,
+      clock,
+      identity,
+      staticKey: sessionKey,
+      passport: () => agent.passport?.bytes ?? EMPTY,
+      ciphers: SESSION_SUITES,
+      group: group16,
+      screen: ({ service }) => {
+        if (this.#services.has(service) && agent.passport) return
+        throw new TunnelError('session/refused', 'This agent does not serve that')
+      },
+      admit: (request) => this.#admit(request),
+      onSession: (session) => this.#taken(session),
+    })
+  }
+
+  /** Sessions of others that are open. */
+  get sessions(): Session[] {
+    return this.#responder.sessions
+  }
+
+  /** From now on sessions of `service` are taken. */
+  serve(service: string, served: ServedService): void {
+    this.#services.set(service, served)
+  }
+
+  /** A stream that a peer opened to this agent: give it every one of kind session and datagrams. */
+  accept(stream: Stream): void {
+    const { kind, tail } = stream.visit
+    if (kind === 'session') {
+      stream.accept()
+      this.#responder.accept(stream)
+    } else if (kind === 'datagrams' && tail.length === GROUP_BYTES + CHANNEL_BYTES) {
+      stream.accept()
+      this.#responder.acceptChannel(stream, tail.slice(GROUP_BYTES))
+    } else stream.reset(RESET.refused)
+  }
+
+  /** Ends all sessions; those who are in them are told. */
+  close(): void {
+    for (const session of [...this.#own]) session.close()
+    this.#responder.close()
+  }
+
+  /**
+   * A session for `service` with whoever is trusted behind `name`. Throws `trust/…`, `dial/…`,
+   * `session/…` (`session/refused`: that agent does not let us), `visit/…`, `uplink/…`.
+   */
+  async open(
+    name: string,
+    service: string,
+    events: Partial<Omit<SessionEvents, 'onTranscript'>> = {},
+  ): Promise<OpenedSession> {
+    const { tell, trust } = this.#ports
+    const candidates = await this.#resolve(name)
+    const { trusted, first, followed } = await trust.judge(name, candidates)
+    for (const { to, names } of followed) {
+      tell(`${names.join(', ')} has a new identity, signed by the old one: ${this.#print(to)}`)
+    }
+    if (first) {
+      const prints = trusted.map(({ key }) => this.#print(key)).join(', ')
+      tell(`first contact with "${name}": ${prints} is pinned now`)
+    }
+    let problem: TunnelError | undefined
+    for (const one of trusted) {
+      const { passport } = candidates.find(({ key }) => key === one.key)!
+      try {
+        return await this.#open(passport, { name, service, trusted: one, events })
+      } catch (error) {
+        problem = asTunnelError(error, 'session/opening')
+        // Another agent of the name may be alive, but would not answer otherwise.
+        if (/^session\/(refused|suite|service)/.test(problem.code)) break
+      }
+    }
+    throw problem!
+  }
+
+  /** Datagrams of this session get a channel over the relay. Throws `visit/…`. */
+  async openChannel({ session, peer }: OpenedSession): Promise<void> {
+    const { visits, crypto } = this.#ports
+    const channel = crypto.randomBytes(CHANNEL_BYTES)
+    const tail = new Uint8Array(GROUP_BYTES + CHANNEL_BYTES)
+    tail.set(session.group)
+    tail.set(channel, GROUP_BYTES)
+    const stream = await visits.open(parseKey(peer.key), {
+      kind: 'datagrams',
+      address: '',
+      port: 0,
+      endpoint: peer.name,
+      tail,
+    })
+    session.attachChannel(stream, channel)
+  }
+
+  async #open(
+    passport: Passport,
+    { name, service, trusted, events }: {
+      name: string
+      service: string
+      trusted: Trusted
+      events: Partial<Omit<SessionEvents, 'onTranscript'>>
+    },
+  ): Promise<OpenedSession> {
+    const { visits, crypto, clock, identity, sessionKey, agent } = this.#ports
+    const own = agent.passport
+    if (!own) throw new TunnelError('uplink/down', 'Cannot open a session: there is no link')
+    const peer = { key: trusted.key, name }
+    const carrier = (tail: Uint8Array): Promise<Stream> =>
+      visits.open(passport.identity, {
+        kind: 'session',
+        address: '',
+        port: 0,
+        endpoint: name,
+        tail,
+      })
+    let trail: Trail | undefined
+    const session: Session = await initiate({
+      crypto,
+      clock,
+      identity,
+      staticKey: sessionKey,
+      passport: own.bytes,
+      peer: passport,
+      service,
+      carrier: await carrier(EMPTY),
+      redial: (group) => carrier(group),
+      onOpen: (stream) => {
+        if (events.onOpen) events.onOpen(stream)
+        else stream.reset(RESET.refused)
+      },
+      onState: events.onState,
+      onTranscript: (event) => trail?.event(event),
+      closed: (end) => {
+        this.#own.delete(session)
+        trail?.closed()
+        events.closed?.(end)
+      },
+    })
+    trail = this.#ports.trail?.({ id: session.id, service, peer, role: 'initiator' })
+    this.#own.add(session)
+    await this.#letIn(session, name)
+    return { session, peer: { ...peer, how: trusted.how, verified: trusted.verified } }
+  }
+
+  async #letIn(session: Session, name: string): Promise<void> {
+    const late = this.#ports.clock.after(ADMITTED_MS_MAX, () => session.close(RESET.timeout))
+    try {
+      await session.admitted()
+    } catch (error) {
+      const { code, message, hint } = asTunnelError(error, 'session/refused')
+      throw new TunnelError(code, `Cannot reach "${name}": ${message}`, {
+        hint: hint ?? 'Whoever runs it lets you in by: sotto peers trust, sotto access allow',
+        cause: error,
+      })
+    } finally {
+      late.cancel()
+    }
+  }
+
+  /** Who serves a name now, each with a passport that holds. Throws `dial/unknown`, `passport/…`. */
+  async #resolve(
+    name: string,
+  ): Promise<{ key: string; passport: Passport; statements: Uint8Array[] }[]> {
+    const { agent, crypto, clock, passports } = this.#ports
+    const { agents } = await agent.uplink.request({ do: 'resolve', name })
+    const found: { key: string; passport: Passport; statements: Uint8Array[] }[] = []
+    let problem: TunnelError | undefined
+    for (const one of Array.isArray(agents) ? agents.slice(0, AGENTS_MAX) : []) {
+      const { key, passport, statements } = one as Record<string, unknown>
+      if (typeof key !== 'string' || typeof passport !== 'string') continue
+      try {
+        const opened = openPassport(crypto, fromBase64(passport), {
+          now: clock.now(),
+          identity: parseKey(key),
+          afterSequence: await passports.newest(key) - 1,
+        })
+        await passports.keep(key, opened.sequence)
+        if (!opened.staticKey) throw oldAgent(name)
+        found.push({ key, passport: opened, statements: readStatements(statements) })
+      } catch (error) {
+        problem = asTunnelError(error, 'dial/passport')
+      }
+    }
+    if (found.length === 0) {
+      throw problem ?? new TunnelError('dial/unknown', `Cannot reach "${name}": nobody is there`, {
+        hint: 'It may be away, or not be shown to your scope: see "sotto agents".',
+      })
+    }
+    return found
+  }
+
+  async #admit(request: SessionRequest): Promise<void> {
+    const { trust, access } = this.#ports
+    const key = formatKey(request.identity)
+    const view = await trust.view(key)
+    const served = this.#services.get(request.service)
+    const rule = served && allowing(await access(), view, served.needs)
+    if (rule) {
+      this.#views.set(request.encoded, view)
+      return
+    }
+    const error = new TunnelError(
+      'session/refused',
+      `${view.fingerprint} may not use "${request.service}" here`,
+    )
+    this.#ports.refused?.({ service: request.service, peer: view }, error)
+    throw error
+  }
+
+  #taken(session: Session): SessionEvents {
+    const view = this.#views.get(session.peer.encoded)!
+    this.#views.delete(session.peer.encoded)
+    const name = view.names[0] ?? view.vouched[0]?.names[0] ?? view.fingerprint
+    const peer = { key: view.key, name }
+    const { service } = session
+    const trail = this.#ports.trail?.({ id: session.id, service, peer, role: 'responder' })
+    const events = this.#services.get(service)!.session(session, peer, view)
+    return {
+      ...events,
+      onTranscript: (event) => trail?.event(event),
+      closed: (end) => {
+        trail?.closed()
+        events.closed(end)
+      },
+    }
+  }
+
+  #print(key: string): string {
+    return this.#ports.trust.print(key)
+  }
+}
+
+/** The relay's statements about an identity, as it gave them; nothing is believed yet. */
+export function readStatements(value: unknown): Uint8Array[] {
+  if (!Array.isArray(value)) return []
+  return value.slice(0, 64).flatMap((one) => {
+    try {
+      return typeof one === 'string' ? [fromBase64(one)] : []
+    } catch {
+      return []
+    }
+  })
+}
+
+/** True for errors after which another try may do better. */
+export function isPassing(error: unknown): boolean {
+  return isTunnelError(error) &&
+    /^(uplink|visit|dial\/unknown|session\/(unanswered|timeout|lost|opening)|stream)/.test(
+      error.code,
+    )
+}
+
+function oldAgent(name: string): TunnelError {
+  return new TunnelError(
+    'dial/passport',
+    `Cannot open a session with "${name}": its passport has no key for sessions`,
+    { hint: 'Update sotto on that machine.' },
+  )
+}

@@ -1,0 +1,148 @@
+/**
+ * One process of this identity that peers can reach and that reaches peers: the uplink, the links to
+ * other stars, trust and sessions, wired together for the commands that need them.
+ */
+import { fromBase64 } from './agent.ts'
+import type { Agent } from './agent.ts'
+import type { Joining } from './join.ts'
+import { joinedAgent, linkPorts } from './joined_agent.ts'
+import { Peers } from './peers.ts'
+import type { PeerPorts } from './peers.ts'
+import { Trust } from './trust.ts'
+import type { UplinkState } from './uplink.ts'
+import { Visits } from './visits.ts'
+import type { World } from './world.ts'
+import { isTunnelError, TunnelError } from '../core/errors.ts'
+import type { Stream } from '../core/mux.ts'
+
+/** From the start until the relay has let us in, where a command waits for it. */
+const READY_MS_MAX = 30_000
+/** Answers to one question about statements; each has at least one. */
+const PAGES_MAX = 16
+
+export interface PresenceOptions {
+  joining: Joining
+  tell(sentence: string): void
+  onState?(state: UplinkState): void
+  onNotice?(notice: { code: string; message: string }): void
+  refused?: PeerPorts['refused']
+  trail?: PeerPorts['trail']
+  /** Streams of kind `pair`. */
+  onPair?(stream: Stream): void
+}
+
+export class Presence {
+  readonly agent: Agent
+  readonly peers: Peers
+  readonly trust: Trust
+  readonly visits: Visits
+  readonly #ready: Promise<void>
+
+  /** Starts joining at once; `ready` tells when the relay has let us in. */
+  static async open(world: World, options: PresenceOptions): Promise<Presence> {
+    const { profile } = options.joining
+    return new Presence(world, { ...options, sessionKey: await profile.sessionKey() })
+  }
+
+  private constructor(
+    world: World,
+    options: PresenceOptions & Pick<PeerPorts, 'sessionKey'>,
+  ) {
+    const { joining, sessionKey, tell } = options
+    const { clock, crypto } = world
+    const { profile, identity, group16 } = joining
+    let up!: () => void
+    let fail!: (error: unknown) => void
+    this.#ready = new Promise<void>((resolve, reject) => {
+      up = resolve
+      fail = reject
+    })
+    this.#ready.catch(() => {})
+    const state = (next: UplinkState): void => {
+      if (next.kind === 'up') up()
+      else if (next.kind === 'refused') fail(next.error)
+      options.onState?.(next)
+    }
+    const unopened = (error: unknown): void => {
+      // Coming back would not make the relay another one.
+      if (isTunnelError(error, 'link/untrusted')) fail(error)
+    }
+    this.agent = joinedAgent(world, joining, {
+      unopened,
+      bulkLinks: false,
+      sessionPublic: sessionKey.public32,
+      onPeer: (stream) => {
+        if (stream.visit.kind !== 'pair') this.peers.accept(stream)
+        else if (options.onPair) options.onPair(stream)
+        else stream.reset(1, 'nobody waits with a code here')
+      },
+      onState: state,
+      ...(options.onNotice ? { onNotice: options.onNotice } : {}),
+    })
+    const { uplink } = this.agent
+    this.visits = new Visits({
+      clock,
+      link: { ...linkPorts(joining, unopened), clock, crypto },
+      relayKey: () => uplink.up?.relayKey,
+    })
+    this.trust = new Trust({
+      crypto,
+      clock,
+      known: profile.knownAgents(),
+      withdrawals: profile.knownWithdrawals(),
+      statements: (key) => this.statements(key),
+    })
+    this.peers = new Peers({
+      clock,
+      crypto,
+      identity,
+      sessionKey,
+      group16,
+      agent: this.agent,
+      visits: this.visits,
+      trust: this.trust,
+      passports: profile.knownPassports(),
+      access: () => profile.access(),
+      tell,
+      ...(options.refused ? { refused: options.refused } : {}),
+      ...(options.trail ? { trail: options.trail } : {}),
+    })
+    this.agent.start()
+    clock.after(READY_MS_MAX, () =>
+      fail(
+        new TunnelError('uplink/timeout', `Cannot reach the relay ${joining.relay.host} in 30 s`, {
+          hint: 'Check the address and the network; "sotto status" shows what is set.',
+        }),
+      ))
+  }
+
+  /** When the relay has let us in. Throws what it refused with, `uplink/timeout`. */
+  ready(): Promise<void> {
+    return this.#ready
+  }
+
+  /** What the relay keeps about a KEY, unverified; none where it does not answer. */
+  async statements(key: string): Promise<Uint8Array[]> {
+    const all: Uint8Array[] = []
+    let after = 0
+    try {
+      for (let page = 0; page < PAGES_MAX; page++) {
+        const reply = await this.agent.uplink.request({ do: 'statements', key, after })
+        const { statements, next } = reply
+        if (!Array.isArray(statements)) break
+        for (const one of statements) if (typeof one === 'string') all.push(fromBase64(one))
+        if (typeof next !== 'number' || next <= after) break
+        after = next
+      }
+    } catch (error) {
+      if (!isTunnelError(error)) throw error
+    }
+    return all
+  }
+
+  close(): void {
+    this.peers.close()
+    this.visits.close()
+    this.agent.close()
+  }
+}
