@@ -128,7 +128,7 @@ export interface Net {
    * Throws `net/refused`, `net/timeout`, `net/unknown-host`, `net/unreachable`.
    */
   connect(target: Target & { readonly timeoutMs?: number }): Promise<Conn>
-  /** The same on a socket that can carry TLS (`Tls.serve`, `Tls.connect` with `carrier`) at full speed. */
+  /** The same on a stream socket, which `Tls.connect` takes as a `carrier` without a detour. */
   connectDuplex(target: Target & { readonly timeoutMs?: number }): Promise<CarrierConn>
   /** Listens; port 0 takes a free one. Throws `net/in-use`, `net/denied`. */
   listen(

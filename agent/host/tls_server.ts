@@ -69,7 +69,7 @@ export async function serve(
     const served = new ServedConn(options, { resolve, reject })
     try {
       if (held.over) throw new Error('the connection was closed')
-      served.start(conn.socket as UpgradableShape, { context, first: held.bytes })
+      served.start(conn, { context, first: held.bytes })
     } catch (error) {
       served.fail(error as Error)
       conn.abort()
@@ -132,6 +132,7 @@ class ServedConn extends NativeConn implements TlsConn {
   #outcome: Outcome | undefined
   #shaken = false
   #timer: ReturnType<typeof setTimeout> | undefined
+  #carrier: NativeConn | undefined
   #below: NativeShape | undefined
   #secret: Uint8Array | undefined
 
@@ -142,9 +143,10 @@ class ServedConn extends NativeConn implements TlsConn {
   }
 
   start(
-    socket: UpgradableShape,
+    carrier: NativeConn,
     { context, first }: { context: SecureContext; first: Uint8Array },
   ): void {
+    this.#carrier = carrier
     const { alpn, chooseAlpn, admit } = this.options
     const timeoutMs = this.options.timeoutMs ?? HANDSHAKE_MS
     this.#timer = setTimeout(() => {
@@ -156,7 +158,7 @@ class ServedConn extends NativeConn implements TlsConn {
       )
       this.abort()
     }, timeoutMs)
-    const pair = socket.upgradeTLS({
+    const pair = (carrier.socket as UpgradableShape).upgradeTLS({
       isServer: true,
       data: this,
       socket: chooseAlpn ? (admit ? CHOOSES_AND_ASKS : CHOOSES) : admit ? ASKS : PLAIN,
@@ -173,6 +175,12 @@ class ServedConn extends NativeConn implements TlsConn {
     if (!pair) throw new Error('the connection was closed')
     this.#below = pair[0]
     this.#below.data = new Below(this) as unknown as NativeConn
+  }
+
+  override opened(secure: NativeShape): void {
+    super.opened(secure)
+    // The socket that it had is no more, and whoever kept the carrier may yet want to abort it.
+    this.#carrier?.opened(secure)
   }
 
   /** The runtime's `handshake` callback. */

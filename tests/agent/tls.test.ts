@@ -366,6 +366,21 @@ for (const carrier of CARRIERS) {
   })
 }
 
+test('a carrier that is aborted takes the TLS on it along', async () => {
+  const carriers: Conn[] = []
+  const served: Promise<TlsConn>[] = []
+  const listener = await t.world.net.listen({ host: '127.0.0.1', port: 0 }, (conn) => {
+    carriers.push(conn)
+    served.push(t.world.tls.serve(conn, NONE, { identity }))
+  })
+  const near = new Collector(await dial(listener.port))
+  const far = new Collector(await served[0]!)
+  carriers[0]!.abort()
+  await far.closed
+  await near.closed
+  await listener.close()
+})
+
 test('serve() works over a carrier that is no socket at all', async () => {
   const [a, b] = memoryConns()
   const serving = t.world.tls.serve(a, NONE, { identity })
