@@ -9,7 +9,7 @@ import { allowing } from './access.ts'
 import type { AccessRule, PeerView, Service } from './access.ts'
 import type { KnownPassports } from './known_agents.ts'
 import type { SessionKey } from './profile.ts'
-import type { Trust, Trusted } from './trust.ts'
+import type { Candidate, Trust, Trusted } from './trust.ts'
 import type { Visits } from './visits.ts'
 import { EMPTY } from '../core/bytes.ts'
 import type { Clock } from '../core/clock.ts'
@@ -255,10 +255,10 @@ export class Peers {
   /** Who serves a name now, each with a passport that holds. Throws `dial/unknown`, `passport/…`. */
   async #resolve(
     name: string,
-  ): Promise<{ key: string; passport: Passport; statements: Uint8Array[] }[]> {
+  ): Promise<(Candidate & { passport: Passport })[]> {
     const { agent, crypto, clock, passports } = this.#ports
-    const { agents } = await agent.uplink.request({ do: 'resolve', name })
-    const found: { key: string; passport: Passport; statements: Uint8Array[] }[] = []
+    const { agents, scope } = await agent.uplink.request({ do: 'resolve', name })
+    const found: (Candidate & { passport: Passport })[] = []
     let problem: TunnelError | undefined
     for (const one of Array.isArray(agents) ? agents.slice(0, AGENTS_MAX) : []) {
       const { key, passport, statements } = one as Record<string, unknown>
@@ -271,7 +271,12 @@ export class Peers {
         })
         await passports.keep(key, opened.sequence)
         if (!opened.staticKey) throw oldAgent(name)
-        found.push({ key, passport: opened, statements: readStatements(statements) })
+        found.push({
+          key,
+          passport: opened,
+          statements: readStatements(statements),
+          ...(typeof scope === 'string' ? { scope } : {}),
+        })
       } catch (error) {
         problem = asTunnelError(error, 'dial/passport')
       }

@@ -8,17 +8,22 @@ import type { Clock } from '../core/clock.ts'
 import type { Crypto } from '../core/crypto.ts'
 import { TunnelError } from '../core/errors.ts'
 import { fingerprint, formatKey, parseKey } from '../core/key.ts'
-import { follow, openStatement, STATEMENTS_MAX } from '../core/statement.ts'
+import { checkVouch, follow, openStatement } from '../core/statement.ts'
 import type { Statement, Vouch } from '../core/statement.ts'
 import type { PeerView } from './access.ts'
 import { isPinOf } from './known_agents.ts'
 import type { KnownAgent, KnownAgents, PinHow } from './known_agents.ts'
+
+/** Statements that are looked at, of one identity and along one chain of successors. */
+const STATEMENTS_MAX = 64
 
 /** An identity that the relay says serves a name, with the statements that it keeps about it. */
 export interface Candidate {
   /** KEY. */
   key: string
   statements: readonly Uint8Array[]
+  /** In which the relay says that the name is; a vouch may be for one scope alone. */
+  scope?: string
 }
 
 /** An identity that is trusted to serve a name, and why. */
@@ -152,14 +157,15 @@ export class Trust {
     const followed: Judgement['followed'] = []
     for (const { key } of pins) {
       if (key.startsWith('SHA256:')) continue
-      const statements = await this.#chain(key)
-      if (isRevoked(parseKey(key), statements)) {
+      const led = follow(this.#ports.crypto, parseKey(key), await this.#chain(key))
+      if (led.kind === 'revoked') {
+        // Whatever led there is worth nothing any more.
         await this.#ports.known.revoke(key)
+        await this.#ports.known.revoke(formatKey(led.identity))
         continue
       }
-      const next = follow(parseKey(key), statements)
-      if (!next) continue
-      const to = formatKey(next)
+      const to = formatKey(led.identity)
+      if (led.steps.length === 0) continue
       followed.push({ from: key, to, names: await this.#ports.known.succeed(key, to) })
     }
     return followed
@@ -173,7 +179,7 @@ export class Trust {
     const own = this.#open(await this.#ports.statements(key))
     const identity = parseKey(key)
     for (const one of own) {
-      if (one.kind !== 'rotation' || !equal(one.next, identity)) continue
+      if (one.kind !== 'rotation' || !equal(one.new, identity)) continue
       const old = formatKey(one.old)
       if (pins.some((pin) => pin.key === old)) {
         await this.#followPins(pins.filter((pin) => pin.key === old))
@@ -193,7 +199,7 @@ export class Trust {
       const found = this.#open(await this.#ports.statements(next))
       all.push(...found)
       for (const one of found) {
-        if (one.kind === 'rotation' && formatKey(one.old) === next) queue.push(formatKey(one.next))
+        if (one.kind === 'rotation' && formatKey(one.old) === next) queue.push(formatKey(one.new))
       }
     }
     return all
@@ -201,9 +207,11 @@ export class Trust {
 
   async #vouchedFor(name: string, candidates: readonly Candidate[]): Promise<Trusted[]> {
     const trusted: Trusted[] = []
-    for (const { key, statements } of candidates) {
+    for (const { key, statements, scope } of candidates) {
       const vouches = await this.#validVouches(parseKey(key), this.#open(statements))
-      if (!vouches.some(({ vouch }) => vouch.names.includes(name))) continue
+      const isNamed = ({ vouch }: { vouch: Vouch }): boolean =>
+        vouch.names.includes(name) && (vouch.scope === '' || vouch.scope === scope)
+      if (!vouches.some(isNamed)) continue
       trusted.push({ key, how: 'authority', verified: false })
     }
     return trusted
@@ -221,8 +229,13 @@ export class Trust {
       if (one.kind !== 'vouch' || !equal(one.identity, identity)) continue
       const key = formatKey(one.authority)
       const pin = authorities.find((each) => isPinOf(crypto, each, key))
-      const now = clock.now()
-      if (!pin || gone.includes(key) || one.notBefore > now || one.notAfter <= now) continue
+      if (!pin || gone.includes(key)) continue
+      try {
+        checkVouch(one, { now: clock.now() })
+      } catch {
+        // Early or run out: as if it were not there.
+        continue
+      }
       if (await this.#isWithdrawn(key, one.serial)) continue
       valid.push({ authority: pin.name, vouch: one })
     }
