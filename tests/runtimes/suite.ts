@@ -13,11 +13,13 @@ import { linkCases } from './cases/links.ts'
 import { poolCases } from './cases/pools.ts'
 import { portCases } from './cases/ports.ts'
 import { streamCases } from './cases/streams.ts'
+import { visitCases } from './cases/visits.ts'
 
 const ALL: readonly Cases[] = [
   admissionCases,
   linkCases,
   streamCases,
+  visitCases,
   ingressCases,
   poolCases,
   portCases,

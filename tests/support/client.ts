@@ -148,6 +148,7 @@ export interface AgentOptions {
   target?: Uint8Array
   /** 16 bytes. */
   group?: Uint8Array
+  labels?: Record<string, string>
   /** The relay's key that is pinned. */
   pin?: string
   /** What the agent's mux grows windows to. */
@@ -175,6 +176,7 @@ export function admissionFor(
         : { kind: secret.startsWith('ft_') ? 'token' : 'key', secret }),
     group16: options.group ?? fast.randomBytes(16),
     version: 'test',
+    labels: options.labels,
   })
 }
 
