@@ -22,14 +22,18 @@ export interface NativeShape {
 
 /** Most bytes kept for a peer that does not read; a caller that ignores 'queued' loses the connection. */
 const QUEUE_BYTES_MAX = 8_388_608
+/** Kept for a handler that is yet to come before reading pauses; one read more may be on top. */
+const EARLY_BYTES_MAX = 16_384
+const EARLY_READS_MAX = 8
 
 export class NativeConn implements Conn {
   #socket: NativeShape | undefined
   #remoteAddress: string | undefined
   #remotePort: number | undefined
   #handler: ConnHandler | undefined
-  /** Data that came before there was a handler: at most what one read brings, since we pause then. */
+  /** Data that came before there was a handler; bounded by `EARLY_BYTES_MAX` and `EARLY_READS_MAX`. */
   #early: Uint8Array[] = []
+  #earlyBytes = 0
   #queue: Uint8Array[] = []
   #queuedBytes = 0
   #ending = false
@@ -37,6 +41,8 @@ export class NativeConn implements Conn {
   #readEnded = false
   #endDelivered = false
   #paused = false
+  /** What the socket was told last. */
+  #stopped = false
   #closed = false
   #closedDelivered = false
   #error: Error | undefined
@@ -74,16 +80,16 @@ export class NativeConn implements Conn {
   /** What came while nobody was there; stops when the handler is taken off again. */
   #deliverEarly(): void {
     const early = this.#early
-    const some = early.length > 0
     this.#early = []
     for (let chunk = early.shift(); chunk !== undefined; chunk = early.shift()) {
       if (!this.#handler) {
         this.#early = [chunk, ...early]
         return
       }
+      this.#earlyBytes -= chunk.length
       this.#handler.data(chunk)
     }
-    if (some && !this.#closed && !this.#paused && this.#handler) this.#socket?.resume()
+    this.#gate()
     if (this.#readEnded) this.#deliverEnd()
     if (this.#closed) this.#deliverClosed()
   }
@@ -143,14 +149,22 @@ export class NativeConn implements Conn {
   pause(): void {
     if (this.#paused) return
     this.#paused = true
-    if (!this.#closed) this.#socket?.pause()
+    this.#gate()
   }
 
-  /** A resume that nothing paused costs nothing: each is a system call, and wakes the loop. */
   resume(): void {
-    if (!this.#paused) return
     this.#paused = false
-    if (!this.#closed && this.#early.length === 0) this.#socket?.resume()
+    this.#gate()
+  }
+
+  /** Tells the socket only what is new to it: each pause and resume is a system call, and wakes the loop. */
+  #gate(): void {
+    const stop = this.#paused || this.#earlyBytes >= EARLY_BYTES_MAX ||
+      this.#early.length >= EARLY_READS_MAX
+    if (stop === this.#stopped || this.#closed || !this.#socket) return
+    this.#stopped = stop
+    if (stop) this.#socket.pause()
+    else this.#socket.resume()
   }
 
   buffered(): number {
@@ -164,7 +178,8 @@ export class NativeConn implements Conn {
       return
     }
     this.#early.push(bytes)
-    this.#socket?.pause()
+    this.#earlyBytes += bytes.length
+    this.#gate()
   }
 
   /** The adapter's `drain` callback. */

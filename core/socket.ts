@@ -62,8 +62,8 @@ export interface Conn {
   resume(): void
   /**
    * Takes the handler off until the next `handle()`, for a connection that changes hands. What comes
-   * meanwhile waits and is told to the next; reading pauses only once something has come, which
-   * costs nothing where mostly nothing does.
+   * meanwhile waits and is told to the next; reading pauses only once more has come than a first
+   * flight, which costs nothing where mostly nothing does.
    */
   hold(): void
   /** Bytes accepted by `write` that have not reached the system. */
