@@ -1,10 +1,11 @@
 /**
  * What does an idle agent cost its relay? One process opens N idle clients (`idle_client.ts`); what the
  * relay's resident memory grew by, divided by N. The relay is started anew for each count, meets a few
- * clients first (code, buffers and pools that it makes once), and gets time to settle.
+ * clients first (code, buffers and pools that it makes once), and gets time to settle. A count that the
+ * limit of open files does not admit is not tried, and the report says so.
  */
 import { fileURLToPath } from 'node:url'
-import { copyFileSync, mkdirSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import type { BenchOptions } from './bench.ts'
 import { Lab, residentBytes, type Spawned, which } from './lab.ts'
 import {
@@ -20,11 +21,13 @@ import { idleSotto } from './sotto.ts'
 import { makeCertificate } from './upstreams.ts'
 
 const CLIENT = fileURLToPath(new URL('idle_client.ts', import.meta.url))
-const COUNTS = [1000, 10_000]
+const COUNTS = [1000, 5000, 10_000]
 const COUNTS_QUICK = [1000]
 /** Clients met, and gone again, before the count starts. */
 const WARM_UP_CLIENTS = 50
 const SETTLE_MS = 3000
+/** Descriptors that a relay or a holder of clients has open besides. */
+const DESCRIPTORS_BESIDES = 300
 /** Memory hardly differs between rounds. */
 const ROUNDS_MAX = 3
 
@@ -51,6 +54,8 @@ export const IDLE_GOALS: Goal[] = IDLE_RACES.flatMap((race) => [
 /** A relay that idle clients can be opened to. */
 export interface IdleRelay {
   name: string
+  /** That it keeps open for each client. */
+  descriptors: number
   missing(): string | undefined
   start(lab: Lab): Promise<{ relay: Spawned; client: (count: number) => string[] }>
 }
@@ -64,6 +69,7 @@ export function idleClients(kind: string, port: number, tls: boolean): (count: n
 function derper(tls: boolean): IdleRelay {
   return {
     name: tls ? 'derper tls' : 'derper',
+    descriptors: 1,
     missing: () => (which('derper') ? undefined : 'no derper here'),
     async start(lab) {
       const port = await lab.freePort()
@@ -89,6 +95,7 @@ function derper(tls: boolean): IdleRelay {
 function irohRelay(tls: boolean): IdleRelay {
   return {
     name: tls ? 'iroh-relay tls' : 'iroh-relay',
+    descriptors: 1,
     missing: () => (which('iroh-relay') ? undefined : 'no iroh-relay here'),
     async start(lab) {
       const [port, plain] = [await lab.freePort(), await lab.freePort()]
@@ -105,6 +112,16 @@ function irohRelay(tls: boolean): IdleRelay {
       return { relay, client: idleClients('iroh-relay', port, tls) }
     },
   }
+}
+
+/** Why so many clients cannot be, or undefined: what a process may open is inherited by all that we start. */
+function tooMany({ descriptors }: IdleRelay, count: number): string | undefined {
+  const limits = readFileSync('/proc/self/limits', 'utf8')
+  const limit = Number(/^Max open files\s+(\d+)/m.exec(limits)?.[1] ?? Infinity)
+  const needed = count * descriptors + DESCRIPTORS_BESIDES
+  if (needed <= limit) return undefined
+  return `not measured: ${descriptors} descriptors a client at the relay make ${needed}, ` +
+    `and the limit here is ${limit} (ulimit -n)`
 }
 
 async function settledBytes(relay: Spawned): Promise<number> {
@@ -134,6 +151,15 @@ async function measure(lab: Lab, kind: IdleRelay, count: number): Promise<number
   }
 }
 
+/** Whether any of the counts is asked for: `--races idle` means all, `--races "idle 5000"` one. */
+export function idleWanted(options: BenchOptions): boolean {
+  return COUNTS.some((count) => wanted(options, count))
+}
+
+function wanted({ races }: BenchOptions, count: number): boolean {
+  return races === undefined || races.some((start) => `idle ${count}`.startsWith(start))
+}
+
 /** Adds a column for each count. */
 export async function idleFigures(
   lab: Lab,
@@ -144,13 +170,21 @@ export async function idleFigures(
     { name },
   ) => options.only === undefined || options.only.some((start) => name.startsWith(start)))
   const rounds = Math.min(ROUNDS_MAX, options.rounds)
-  for (const count of options.quick ? COUNTS_QUICK : COUNTS) {
+  const counts = (options.quick ? COUNTS_QUICK : COUNTS).filter((count) => wanted(options, count))
+  for (const count of counts) {
     const column = { race: `idle ${count}`, unit: 'KiB each', digits: 1, better: 'less' } as const
     for (let round = 0; round < rounds; round++) {
       for (const kind of kinds) {
         const missing = kind.missing()
         if (missing !== undefined) {
           report.missing[kind.name] = missing
+          continue
+        }
+        const why = tooMany(kind, count)
+        if (why !== undefined) {
+          const note = `${kind.name}, ${count} idle clients: ${why}`
+          if (!report.notes.includes(note)) report.notes.push(note)
+          console.error(`  ${note}`)
           continue
         }
         try {

@@ -196,6 +196,8 @@ export const ours: Contender[] = [
 /** Home links that do nothing, over TLS as always. */
 export const idleSotto: IdleRelay = {
   name: 'sotto',
+  // The connection, and both ends of its splice to the HTTPS server behind the one port.
+  descriptors: 3,
   missing,
   async start(lab) {
     const { relay, port } = await startRelay(lab, { name: `sotto idle ${Date.now()}` })

@@ -5,7 +5,7 @@
  */
 import type { BenchOptions } from './bench.ts'
 import { type Contender, type Racer, rivals } from './contenders.ts'
-import { IDLE_GOALS, IDLE_ORDER, IDLE_RACES, idleFigures } from './idle.ts'
+import { IDLE_GOALS, IDLE_ORDER, IDLE_RACES, idleFigures, idleWanted } from './idle.ts'
 import { cpuSeconds, Lab, residentBytes } from './lab.ts'
 import {
   answers,
@@ -328,7 +328,7 @@ export async function tunnel(options: BenchOptions): Promise<void> {
     }
     addMemory(columns, entries)
     for (const { racer } of entries) await racer.stop()
-    if (chosen('idle', options.races)) await idleFigures(lab, columns, { options, report })
+    if (idleWanted(options)) await idleFigures(lab, columns, { options, report })
     report.columns = columns.all
     report.goals = checkGoals(report.columns, GOALS)
     const text = markdown(report, TABLES, [...all.map(({ name }) => name), ...IDLE_ORDER])
