@@ -9,7 +9,7 @@ import { edenGC, fullGC } from 'bun:jsc'
 
 /** Links between two collections of what is young: a millisecond or two. */
 const YOUNG_LINKS = 32
-/** Links between two of everything, which takes longer the more there is: at least so many, */
+/** Links between two of everything, 20 to 60 ms with thousands of links: at least so many, */
 const ALL_LINKS_MIN = 256
 /** and at least one for so many that are there, so that all of them together stay in proportion. */
 const ALL_LINKS_SHARE = 4
