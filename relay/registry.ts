@@ -19,7 +19,6 @@ import { Grants } from './grants.ts'
 import type { Publication, StoredPassport } from './passports.ts'
 import { Passports } from './passports.ts'
 import { Statements } from './statements.ts'
-import type { ReadStatement } from './statements.ts'
 import { commitWhen, Turnstile } from './store/retry.ts'
 import type { Entry, Store } from './store/store.ts'
 import { LIST_MAX } from './store/store.ts'
@@ -55,8 +54,6 @@ export interface RegistryPorts {
   store: Store
   crypto: Crypto
   clock: Clock
-  /** Reads and checks statements; without it none is kept. */
-  readStatement?: ReadStatement
   /** Most names of a scope; default 100. */
   namesMax?(scope: string): number
 }

@@ -12,38 +12,22 @@ import type { Clock } from '../core/clock.ts'
 import type { Crypto } from '../core/crypto.ts'
 import { TunnelError } from '../core/errors.ts'
 import { formatKey, parseKey } from '../core/key.ts'
+import { openStatement } from '../core/statement.ts'
+import type { Statement, StatementKind } from '../core/statement.ts'
 import { base64url, fromBase64url } from './base64url.ts'
 import { commitWhen, Turnstile } from './store/retry.ts'
 import type { Commit, Json, Store } from './store/store.ts'
 
 /** Of one identity. */
 export const STATEMENTS_MAX = 16
-export const STATEMENT_BYTES_MAX = 4096
 /** Kept for the agents of one scope: each costs the store up to 6 KiB. */
 export const STATEMENTS_PER_SCOPE_MAX = 10_000
 const ID_BYTES = 16
-
-/** What a relay needs to know of a statement, once its signatures hold; keys have 32 bytes. */
-export type Said =
-  | { kind: 'rotation'; old: Uint8Array; new: Uint8Array }
-  | { kind: 'revocation'; identity: Uint8Array }
-  | {
-    kind: 'vouch'
-    authority: Uint8Array
-    identity: Uint8Array
-    notBefore: number
-    notAfter: number
-  }
-  | { kind: 'withdrawal'; authority: Uint8Array; sequence: number }
-
-/** Checks signatures; throws what is wrong. */
-export type ReadStatement = (crypto: Crypto, bytes: Uint8Array) => Said
 
 export interface StatementsPorts {
   store: Store
   crypto: Crypto
   clock: Clock
-  readStatement?: ReadStatement
 }
 
 export interface Publisher {
@@ -56,7 +40,7 @@ export interface Publisher {
 /** One kept statement, but for its bytes. */
 interface Kept {
   id: string
-  kind: Said['kind']
+  kind: StatementKind
   /** Milliseconds since 1970 when it came. */
   at: number
   /** KEY of the authority, of a vouch or a withdrawal. */
@@ -69,7 +53,7 @@ interface Kept {
 }
 
 /** What is served first: what matters most, should not all be read. */
-const RANK: Record<Said['kind'], number> = { revocation: 0, rotation: 1, withdrawal: 2, vouch: 3 }
+const RANK: Record<StatementKind, number> = { revocation: 0, rotation: 1, withdrawal: 2, vouch: 3 }
 
 export class Statements {
   readonly #ports: StatementsPorts
@@ -88,16 +72,10 @@ export class Statements {
 
   /**
    * The identities under which a statement belongs, its signatures checked. Throws what they are wrong
-   * with, `statements/size`, and `statements/publisher` when it is not for this agent to publish.
+   * with, and `statements/publisher` when it is not for this agent to publish.
    */
   about(bytes: Uint8Array, publisher: string): string[] {
-    if (bytes.length === 0 || bytes.length > STATEMENT_BYTES_MAX) {
-      throw new TunnelError(
-        'statements/size',
-        `Cannot keep statement: found ${bytes.length} bytes, expected 1 to ${STATEMENT_BYTES_MAX}`,
-      )
-    }
-    const said = this.#read(bytes)
+    const said = openStatement(this.#ports.crypto, bytes)
     const own = parseKey(publisher)
     // A revocation may come from any machine that has it: the identity itself may be lost or stolen.
     // Withdrawals replace each other, so that who brings one cannot fill anything up.
@@ -120,7 +98,7 @@ export class Statements {
   /** Keeps it under one identity of `about`. Throws `statements/stale`, `statements/limit`, `statements/quota`. */
   async keep(key: string, bytes: Uint8Array, { scope }: Publisher): Promise<void> {
     const { store, crypto, clock } = this.#ports
-    const said = this.#read(bytes)
+    const said = openStatement(this.#ports.crypto, bytes)
     const fresh: Kept = {
       id: hex(crypto.sha256(bytes).subarray(0, ID_BYTES)),
       kind: said.kind,
@@ -166,12 +144,6 @@ export class Statements {
     return (await this.#kept(key)).some(({ kind }) => kind === 'revocation')
   }
 
-  #read(bytes: Uint8Array): Said {
-    const { crypto, readStatement } = this.#ports
-    if (readStatement) return readStatement(crypto, bytes)
-    throw new TunnelError('statements/none', 'Cannot keep statement: this relay takes none')
-  }
-
   async #kept(key: string): Promise<Kept[]> {
     const all =
       ((await this.#ports.store.get(`statements/${key}`))?.value ?? []) as unknown as Kept[]
@@ -205,7 +177,7 @@ export class Statements {
   }
 }
 
-function orderOf(said: Said): Partial<Kept> {
+function orderOf(said: Statement): Partial<Kept> {
   switch (said.kind) {
     case 'vouch':
       return { by: formatKey(said.authority), order: said.notBefore, until: said.notAfter }
