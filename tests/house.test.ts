@@ -55,6 +55,9 @@ const CORE_ORDER = [
   'ristretto',
   'pake',
   'code',
+  'statement',
+  'sas',
+  'trail',
 ]
 /** Code that could open a session. None of it exists yet; the relay must never reach it. */
 const SESSION_CODE = [
