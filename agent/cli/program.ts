@@ -79,6 +79,23 @@ const VERBS: Readonly<Record<string, Verb>> = {
           },
         },
       },
+      grants: {
+        summary: 'names that one scope shows to another',
+        verbs: {
+          list: {
+            summary: 'list the names that scopes show to each other',
+            load: async () => (await import('../commands/grants.ts')).listGrants,
+          },
+          add: {
+            summary: 'show names of your scope to another',
+            load: async () => (await import('../commands/grants.ts')).addGrant,
+          },
+          remove: {
+            summary: 'show them no more',
+            load: async () => (await import('../commands/grants.ts')).removeGrant,
+          },
+        },
+      },
     },
   },
   status: {

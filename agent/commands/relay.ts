@@ -37,7 +37,7 @@ const page: Page = {
   more:
     `Every flag can be set as a variable too: --public-ports is ${ENVIRONMENT_PREFIX}PUBLIC_PORTS.
 At a terminal --log-level is warn and --log-format text, unless set.
-To manage a relay: sotto relay keys, tokens, certificates, names, block, unblock.`,
+To manage a relay: sotto relay keys, tokens, certificates, names, grants, block, unblock.`,
 }
 
 export interface RelayOptions {
