@@ -6,11 +6,12 @@ import * as assert from 'uvu/assert'
 import { fromHex, utf8 } from '../../../core/bytes.ts'
 import { RESET } from '../../../core/frame.ts'
 import type { VisitName } from '../../../core/frame.ts'
-import { generateIdentity } from '../../../core/key.ts'
+import { formatKey, generateIdentity } from '../../../core/key.ts'
 import { StreamReset } from '../../../core/mux.ts'
 import type { Stream } from '../../../core/mux.ts'
 import { encodePassport } from '../../../core/passport.ts'
-import { api, ask, Reader, within } from '../../support/client.ts'
+import { encodeStatement } from '../../../core/statement.ts'
+import { api, ask, Reader, Refused, within } from '../../support/client.ts'
 import type { WireAgent } from '../../support/client.ts'
 import { fast } from '../../support/crypto.ts'
 import type { Bed, Cases } from '../bed.ts'
@@ -230,5 +231,32 @@ export const visitCases: Cases = (test, bed) => {
       const guest = await bed.agent({ scope: 'bob' })
       return codeOf(await guest.request({ do: 'enter', room })) === 'pair/unknown-room'
     }, 'the end of the room')
+  })
+
+  test('a revoked identity loses home and visit links, and is let in no more', async () => {
+    const identity = generateIdentity(fast)
+    const host = await bed.agent({ scope: 'alice' })
+    const home = await bed.agent({ scope: 'bob', identity })
+    const visiting = await bed.agent({ ...visitTo(host), scope: 'bob', identity })
+    const statement = encodeStatement(
+      { kind: 'revocation', identity: identity.public, time: Date.now() },
+      (message) => fast.ed25519Sign(identity.seed, message),
+    )
+    const text = Buffer.from(statement).toString('base64')
+    const forged = Buffer.from(statement)
+    forged[forged.length - 1]! ^= 1
+    const wrong = { do: 'publish', statement: forged.toString('base64') }
+    assert.is(codeOf(await host.request(wrong)), 'statement/forged')
+    assert.is(codeOf(await host.request({ do: 'publish', statement: text })), 'ok')
+    assert.is((await home.closed).code, 4403)
+    assert.is((await visiting.closed).code, 4403)
+    for (const options of [{ identity }, { ...visitTo(host), identity }]) {
+      const error = await bed.agent({ ...options, scope: 'bob' }).then(() => undefined, (e) => e)
+      assert.instance(error, Refused)
+      assert.is((error as Refused).code, 4403)
+      assert.is((error as Refused).notice?.code, 'admit/revoked')
+    }
+    const key = formatKey(identity.public)
+    assert.equal((await host.request({ do: 'statements', key }))['statements'], [text])
   })
 }
