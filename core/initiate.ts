@@ -90,7 +90,7 @@ export async function initiate(options: InitiateOptions): Promise<Session> {
     closed: options.closed,
     owner: { lost: () => redialer.lost(session), gone: () => redialer.stop() },
   })
-  redialer.attached()
+  redialer.attached(0)
   session.attach(carrier, reader)
   session.sendReady()
   return session
@@ -164,6 +164,7 @@ class Redialer {
   #busy = false
   #waitMs = 0
   #attachedMs = 0
+  #receivedThen = 0
   #timer: Timer | undefined
   /** Of the attempt that is under way. */
   #conn: Conn | undefined
@@ -172,7 +173,8 @@ class Redialer {
     this.#options = options
   }
 
-  attached(): void {
+  attached(received: number): void {
+    this.#receivedThen = received
     this.#attachedMs = this.#options.clock.monotonic()
   }
 
@@ -185,6 +187,9 @@ class Redialer {
   lost(session: Session): void {
     const { clock } = this.#options
     if (clock.monotonic() - this.#attachedMs >= GOOD_CARRIER_MS) this.#waitMs = 0
+    else if (session.received > this.#receivedThen) {
+      this.#waitMs = Math.min(this.#waitMs, REDIAL_MS_MIN)
+    }
     this.#later(session)
   }
 
@@ -221,7 +226,7 @@ class Redialer {
       const facts = openResumed(crypto, keys, { offer, body })
       const proceed = encodeProceed(crypto, keys, facts)
       if (conn.write(encodeEnvelope(ENVELOPE.proceed, proceed)) === 'lost') return conn.abort()
-      this.attached()
+      this.attached(session.received)
       session.attach(conn, reader, {
         sendFrom: facts.responderReceived,
         receiveFrom: facts.initiatorReceived,

@@ -101,6 +101,8 @@ export class RecordSender {
   #head = 0
   #keptBytes = 0
   #acknowledged = 0
+  /** Of the peer's records; what it said when it resumed may be ahead of those still under way. */
+  #lastAck = 0
   /** The number of the next record that goes to the carrier. */
   #next = 0
   #unwrittenBytes = 0
@@ -200,19 +202,33 @@ export class RecordSender {
     return envelope
   }
 
-  /** True when the peer may say that it has opened `received` records. */
-  accepts(received: number): boolean {
-    return received >= this.#acknowledged && received <= this.#cipher.counter
+  /** The peer has opened that many, a record of it says. Throws `session/ack` where it cannot. */
+  acknowledge(received: number): void {
+    this.#needRange(received, this.#lastAck)
+    this.#lastAck = received
+    this.#release(received)
   }
 
-  /** The peer has opened that many. Throws `session/ack` where it cannot have. */
-  acknowledge(received: number): void {
-    if (!this.accepts(received)) {
-      throw new TunnelError(
-        'session/ack',
-        `Cannot take ack: found ${received}, expected ${this.#acknowledged} to ${this.#cipher.counter}`,
-      )
-    }
+  /**
+   * A new carrier: `take` goes on from record `received`, which the peer has said to expect.
+   * Throws `session/ack` where that record is gone or was never sealed.
+   */
+  rewind(received: number): void {
+    this.#needRange(received, this.#acknowledged)
+    this.#release(received)
+    this.#next = received
+    this.#unwrittenBytes = this.#keptBytes
+  }
+
+  #needRange(received: number, least: number): void {
+    if (received >= least && received <= this.#cipher.counter) return
+    throw new TunnelError(
+      'session/ack',
+      `Cannot take ack: found ${received}, expected ${least} to ${this.#cipher.counter}`,
+    )
+  }
+
+  #release(received: number): void {
     while (this.#acknowledged < received) {
       const envelope = this.#kept[this.#head]!
       this.#kept[this.#head++] = undefined
@@ -230,13 +246,6 @@ export class RecordSender {
       this.#kept = this.#kept.slice(this.#head)
       this.#head = 0
     }
-  }
-
-  /** A new carrier: `take` goes on from record `received`. Throws as `acknowledge`. */
-  rewind(received: number): void {
-    this.acknowledge(received)
-    this.#next = received
-    this.#unwrittenBytes = this.#keptBytes
   }
 
   /** Forgets key and records. */

@@ -31,6 +31,7 @@ import {
   endError,
   LOST_MS,
   lostEnd,
+  OPEN_TIMEOUT_MS,
   outOfOrder,
   type SessionEnd,
   type SessionOptions,
@@ -45,7 +46,7 @@ export * from './session_options.ts'
 // Our own choices.
 /** How long an end is waited for, and how long the last bytes may take to leave. */
 export const CLOSE_MS = 5000
-/** What may come on a carrier that is held: more than any port has on its way when paused. */
+/** On a carrier that is held: more than any port has on its way when paused. */
 const HELD_BYTES_MAX = 1_048_576
 
 interface Carrier {
@@ -140,6 +141,7 @@ export class Session {
       ...options.limits,
       side: role === 'initiator' ? 'agent' : 'relay',
       clock,
+      openTimeoutMs: OPEN_TIMEOUT_MS,
       payloadBytesMax: SESSION_PAYLOAD_BYTES_MAX,
       send: (frame) => this.#send(frame),
       buffered: () => this.bufferedBytes,

@@ -16,6 +16,8 @@ import type { TranscriptEvent } from './transcript.ts'
 export const LOST_MS = 60_000
 /** Carriers in a row, each within `LOST_MS` of the one before, on which something was forged. */
 export const SPOILED_CARRIERS_MAX = 4
+/** A stream may be opened while there is no carrier, and waits for its answer so much longer. */
+export const OPEN_TIMEOUT_MS = LOST_MS + 5000
 
 export type SessionState = 'opening' | 'open' | 'waiting' | 'closing' | 'closed'
 

@@ -52,6 +52,10 @@ export function makeParty(
 export type Way = 'forth' | 'back'
 /** What a relay does with bytes of one way; `pass` sends on, as often as it likes. */
 export type Tamper = (chunk: Uint8Array, pass: (bytes: Uint8Array) => void) => void
+export type Tampers = Partial<Record<Way, Tamper>> & {
+  /** Passes the end of a way on, once what was held back before it has gone. */
+  end?: (way: Way, pass: () => void) => void
+}
 
 /** A carrier through a relay: `a` is the initiator's end, `b` the responder's. */
 export class RelayedCarrier {
@@ -62,17 +66,19 @@ export class RelayedCarrier {
   readonly #inner: [Conn, Conn]
   isCut = false
 
-  constructor(tamper: Partial<Record<Way, Tamper>> = {}) {
+  constructor(tamper: Tampers = {}) {
     const [a, inA] = memoryConns()
     const [inB, b] = memoryConns()
     this.a = a
     this.b = b
     this.#inner = [inA, inB]
-    this.#join('forth', inA, inB, tamper.forth)
-    this.#join('back', inB, inA, tamper.back)
+    this.#join('forth', inA, inB, tamper)
+    this.#join('back', inB, inA, tamper)
   }
 
-  #join(way: Way, from: Conn, to: Conn, tamper: Tamper | undefined): void {
+  #join(way: Way, from: Conn, to: Conn, tampers: Tampers): void {
+    const tamper = tampers[way]
+    const end = tampers.end ?? ((_way, pass) => pass())
     const pass = (bytes: Uint8Array): void => void to.write(bytes)
     from.handle({
       data: (chunk) => {
@@ -80,8 +86,8 @@ export class RelayedCarrier {
         if (tamper) tamper(chunk, pass)
         else pass(chunk)
       },
-      end: () => to.end(),
-      closed: (error) => error ? to.abort() : to.end(),
+      end: () => end(way, () => to.end()),
+      closed: (error) => error ? to.abort() : end(way, () => to.end()),
     })
   }
 
@@ -139,7 +145,7 @@ export class Pair {
   readonly atB: Said = newSaid()
   readonly sessionsOfB: Session[] = []
   /** What the relay does on the next carriers. */
-  tamper: Partial<Record<Way, Tamper>> = {}
+  tamper: Tampers = {}
   /** Redials fail while it is set. */
   isAway = false
   onOpenA: (stream: Stream) => void = (stream) => stream.accept()
@@ -223,12 +229,10 @@ export class Collector {
   isClosed = false
   error: Error | undefined
 
-  constructor(stream: Stream) {
-    stream.handle({
-      data: (chunk) => {
-        this.#parts.push(chunk)
-        this.bytes += chunk.length
-      },
+  /** Without a stream, whoever listens calls `take`. */
+  constructor(stream?: Stream) {
+    stream?.handle({
+      data: (chunk) => this.take(chunk),
       end: () => {
         this.isEnded = true
       },
@@ -237,6 +241,11 @@ export class Collector {
         this.error = error
       },
     })
+  }
+
+  take(chunk: Uint8Array): void {
+    this.#parts.push(chunk)
+    this.bytes += chunk.length
   }
 
   get content(): Uint8Array {
