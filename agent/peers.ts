@@ -17,7 +17,7 @@ import type { Crypto } from '../core/crypto.ts'
 import { asTunnelError, isTunnelError, TunnelError } from '../core/errors.ts'
 import { RESET } from '../core/frame.ts'
 import { initiate } from '../core/initiate.ts'
-import { formatKey, parseKey } from '../core/key.ts'
+import { formatKey, isName, parseKey } from '../core/key.ts'
 import type { Identity } from '../core/key.ts'
 import type { Stream } from '../core/mux.ts'
 import { openPassport } from '../core/passport.ts'
@@ -57,8 +57,11 @@ export interface PeerPorts {
   access(): Promise<readonly AccessRule[]>
   /** First contacts and followed successors, for the person. */
   tell(sentence: string): void
-  /** Somebody was refused; `view` is who, as far as it is known. */
-  refused?(request: { service: string; peer: PeerView }, error: TunnelError): void
+  /** Somebody was refused: who it is, as far as that is known, and what their passport calls them. */
+  refused?(
+    request: { service: string; peer: PeerView; calledSelf: readonly string[] },
+    error: TunnelError,
+  ): void
   /** Keeps what passes in sessions; see trail.ts. */
   trail?(session: { id: Uint8Array; service: string; peer: Peer; role: string }): Trail | undefined
 }
@@ -138,16 +141,18 @@ export class Peers {
   }
 
   /**
-   * A session for `service` with whoever is trusted behind `name`. Throws `trust/…`, `dial/…`,
-   * `session/…` (`session/refused`: that agent does not let us), `visit/…`, `uplink/…`.
+   * A session for `service` with whoever is trusted behind `words`, a name or `scope.name`. Throws
+   * `trust/…`, `dial/…`, `session/…` (`session/refused`: that agent does not let us), `visit/…`,
+   * `uplink/…`.
    */
   async open(
-    name: string,
+    words: string,
     service: string,
     events: Partial<Omit<SessionEvents, 'onTranscript'>> = {},
   ): Promise<OpenedSession> {
     const { tell, trust } = this.#ports
-    const candidates = await this.#resolve(name)
+    const { name } = parseAddress(words)
+    const candidates = await this.#resolve(words)
     const { trusted, first, followed } = await trust.judge(name, candidates)
     for (const { to, names } of followed) {
       tell(`${names.join(', ')} has a new identity, signed by the old one: ${this.#print(to)}`)
@@ -160,7 +165,7 @@ export class Peers {
     for (const one of trusted) {
       const { passport } = candidates.find(({ key }) => key === one.key)!
       try {
-        return await this.#open(passport, { name, service, trusted: one, events })
+        return await this.#open(passport, { name, at: name, service, trusted: one, events })
       } catch (error) {
         problem = asTunnelError(error, 'session/opening')
         // Another agent of the name may be alive, but would not answer otherwise.
@@ -168,6 +173,38 @@ export class Peers {
       }
     }
     throw problem!
+  }
+
+  /**
+   * A session with one identity that is trusted already, wherever the relay says that it is. Nobody
+   * else is taken in its place, and nothing is pinned. Throws as `open` does.
+   */
+  async openTo(
+    trusted: Trusted,
+    { at, name, service, events = {} }: {
+      /** The endpoint, a name or `scope.name`. */
+      at: string
+      /** What it is called here. */
+      name: string
+      service: string
+      events?: Partial<Omit<SessionEvents, 'onTranscript'>>
+    },
+  ): Promise<OpenedSession> {
+    const found = (await this.#resolve(at)).find(({ key }) => key === trusted.key)
+    if (!found) throw away(name)
+    // Throws where it has revoked itself.
+    await this.#ports.trust.view(trusted.key)
+    const endpoint = parseAddress(at).name
+    return await this.#open(found.passport, { name, at: endpoint, service, trusted, events })
+  }
+
+  /**
+   * Whether somebody who is in a session would still be let in: rules and pins may have changed
+   * since. What the relay knows is not asked again.
+   */
+  async mayStill(view: PeerView, service: Service): Promise<boolean> {
+    const { access, trust } = this.#ports
+    return allowing(await access(), await trust.refresh(view), service) !== undefined
   }
 
   /** Datagrams of this session get a channel over the relay. Throws `visit/…`. */
@@ -189,8 +226,10 @@ export class Peers {
 
   async #open(
     passport: Passport,
-    { name, service, trusted, events }: {
+    { name, at, service, trusted, events }: {
       name: string
+      /** The endpoint. */
+      at: string
       service: string
       trusted: Trusted
       events: Partial<Omit<SessionEvents, 'onTranscript'>>
@@ -205,7 +244,7 @@ export class Peers {
         kind: 'session',
         address: '',
         port: 0,
-        endpoint: name,
+        endpoint: at,
         tail,
       })
     let trail: Trail | undefined
@@ -254,10 +293,15 @@ export class Peers {
 
   /** Who serves a name now, each with a passport that holds. Throws `dial/unknown`, `passport/…`. */
   async #resolve(
-    name: string,
+    words: string,
   ): Promise<(Candidate & { passport: Passport })[]> {
     const { agent, crypto, clock, passports } = this.#ports
-    const { agents, scope } = await agent.uplink.request({ do: 'resolve', name })
+    const wanted = parseAddress(words)
+    const { name } = wanted
+    const reply = await agent.uplink.request({ do: 'resolve', name })
+    const { scope } = reply
+    const isOther = wanted.scope !== undefined && wanted.scope !== scope
+    const agents = isOther ? [] : reply['agents']
     const found: (Candidate & { passport: Passport })[] = []
     let problem: TunnelError | undefined
     for (const one of Array.isArray(agents) ? agents.slice(0, AGENTS_MAX) : []) {
@@ -281,11 +325,7 @@ export class Peers {
         problem = asTunnelError(error, 'dial/passport')
       }
     }
-    if (found.length === 0) {
-      throw problem ?? new TunnelError('dial/unknown', `Cannot reach "${name}": nobody is there`, {
-        hint: 'It may be away, or not be shown to your scope: see "sotto agents".',
-      })
-    }
+    if (found.length === 0) throw problem ?? away(words)
     return found
   }
 
@@ -303,7 +343,8 @@ export class Peers {
       'session/refused',
       `${view.fingerprint} may not use "${request.service}" here`,
     )
-    this.#ports.refused?.({ service: request.service, peer: view }, error)
+    const calledSelf = request.passport.names
+    this.#ports.refused?.({ service: request.service, peer: view, calledSelf }, error)
     throw error
   }
 
@@ -328,6 +369,30 @@ export class Peers {
   #print(key: string): string {
     return this.#ports.trust.print(key)
   }
+}
+
+/**
+ * `name` or `scope.name`: a name is unique on its relay, so that the scope is there to be compared.
+ * Throws `dial/name`.
+ */
+export function parseAddress(words: string): { scope: string | undefined; name: string } {
+  const parts = words.split('.')
+  if (parts.length <= 2 && parts.every((part) => isName(part))) {
+    return parts.length === 2
+      ? { scope: parts[0]!, name: parts[1]! }
+      : { scope: undefined, name: words }
+  }
+  throw new TunnelError(
+    'dial/name',
+    `Cannot reach "${words}": expected a name such as "db", or SCOPE.NAME`,
+    { hint: 'See "sotto agents".' },
+  )
+}
+
+function away(name: string): TunnelError {
+  return new TunnelError('dial/unknown', `Cannot reach "${name}": nobody is there`, {
+    hint: 'It may be away, or not be shown to your scope: see "sotto agents".',
+  })
 }
 
 /** The relay's statements about an identity, as it gave them; nothing is believed yet. */

@@ -108,20 +108,38 @@ export class Trust {
     const statements = this.#open(await this.#ports.statements(key))
     await this.#refuseRevoked(key, statements)
     await this.#followTo(key)
-    const names = (await known.list())
-      .filter((pin) => isPinOf(crypto, pin, key) && (pin.how !== 'first-use' || pin.verified))
-      .map(({ name }) => name)
+    const names = await this.#friendNames(key)
     const vouches = await this.#validVouches(identity, statements)
     return {
       key,
       fingerprint: fingerprint(crypto, identity),
-      names: [...new Set(names)],
+      names,
       vouched: vouches.map(({ authority, vouch }) => ({
         authority,
         names: vouch.names,
         labels: vouch.labels,
       })),
     }
+  }
+
+  /** A view with the pins as they are now; none of the relay's statements are asked for again. */
+  async refresh(view: PeerView): Promise<PeerView> {
+    const { known } = this.#ports
+    if ((await known.revoked()).includes(view.key)) return { ...view, names: [], vouched: [] }
+    const authorities = (await known.authorities()).map(({ name }) => name)
+    return {
+      ...view,
+      names: await this.#friendNames(view.key),
+      vouched: view.vouched.filter(({ authority }) => authorities.includes(authority)),
+    }
+  }
+
+  async #friendNames(key: string): Promise<string[]> {
+    const { crypto, known } = this.#ports
+    const names = (await known.list())
+      .filter((pin) => isPinOf(crypto, pin, key) && (pin.how !== 'first-use' || pin.verified))
+      .map(({ name }) => name)
+    return [...new Set(names)]
   }
 
   /** Those that have not revoked themselves; what they revoked is remembered. */
