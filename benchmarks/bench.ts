@@ -8,6 +8,7 @@
  */
 import { parseArgs } from 'node:util'
 import { idle } from './idle.ts'
+import { session } from './session.ts'
 import { tunnel } from './tunnel.ts'
 
 /** Rounds of a run that is to be quoted. */
@@ -22,7 +23,11 @@ export interface BenchOptions {
   ms: number | undefined
 }
 
-const BENCHMARKS: Record<string, (options: BenchOptions) => Promise<void>> = { tunnel, idle }
+const BENCHMARKS: Record<string, (options: BenchOptions) => Promise<void>> = {
+  tunnel,
+  idle,
+  session,
+}
 
 const USAGE =
   `usage: npm run bench -- NAME [--only CONTENDER,…] [--races RACE,…] [--rounds N] [--ms N] [--quick]

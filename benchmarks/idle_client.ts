@@ -10,6 +10,7 @@
  * src/protos/handshake.rs). sotto: a home link by the agent's own code, each with an identity of its own.
  */
 import { createPublicKey, diffieHellman, generateKeyPairSync, randomBytes, sign } from 'node:crypto'
+import type { KeyPairKeyObjectResult } from 'node:crypto'
 import { hsalsa, xsalsa20poly1305 } from '@noble/ciphers/salsa.js'
 import { blake3 } from '@noble/hashes/blake3.js'
 import { hostWorld } from '../agent/host/world.ts'
@@ -23,13 +24,30 @@ const WIDTH = 32
 const OPEN_MS_MAX = 20_000
 const PING_MS = 10_000
 
-type Open = (port: number, tls: boolean) => Promise<void>
+type Open = (port: number, tls: boolean, packet?: (payload: Uint8Array) => void) => Promise<unknown>
+
+/** A client that is admitted: what `packet_clients.ts` sends and hears by it. */
+export interface PacketClient {
+  /** 32 bytes, under which the relay knows it. */
+  key: Uint8Array
+  send(to: Uint8Array, payload: Uint8Array): void
+  /** Bytes that the system has not taken yet. */
+  buffered(): number
+}
 
 /** Raw keys as the key objects of node:crypto want them. */
 const X25519_SPKI = Buffer.from('302a300506032b656e032100', 'hex')
 const SPKI_KEY_AT = 12
 
-const DERP = { serverKey: 1, clientInfo: 2, serverInfo: 3, ping: 0x12, pong: 0x13 } as const
+const DERP = {
+  serverKey: 1,
+  clientInfo: 2,
+  serverInfo: 3,
+  sendPacket: 4,
+  recvPacket: 5,
+  ping: 0x12,
+  pong: 0x13,
+} as const
 const DERP_MAGIC_BYTES = 8
 const NONCE_BYTES = 24
 
@@ -54,8 +72,10 @@ function derpFrame(type: number, payload: Uint8Array): Buffer {
   return frame
 }
 
-function derpClientInfo(serverKey: Uint8Array): Buffer {
-  const pair = generateKeyPairSync('x25519')
+function derpClientInfo(
+  serverKey: Uint8Array,
+  pair: KeyPairKeyObjectResult,
+): { key: Uint8Array; frame: Buffer } {
   const ourKey = pair.publicKey.export({ format: 'der', type: 'spki' }).subarray(SPKI_KEY_AT)
   const theirs = createPublicKey({
     key: Buffer.concat([X25519_SPKI, serverKey]),
@@ -65,46 +85,94 @@ function derpClientInfo(serverKey: Uint8Array): Buffer {
   const shared = diffieHellman({ privateKey: pair.privateKey, publicKey: theirs })
   const nonce = randomBytes(NONCE_BYTES)
   const info = new TextEncoder().encode(JSON.stringify({ version: 2, CanAckPings: true }))
-  return derpFrame(DERP.clientInfo, Buffer.concat([ourKey, nonce, box(shared, nonce, info)]))
+  const sealed = Buffer.concat([ourKey, nonce, box(shared, nonce, info)])
+  return { key: Uint8Array.from(ourKey), frame: derpFrame(DERP.clientInfo, sealed) }
 }
 
-const openDerp: Open = async (port, tls) => {
+export async function openDerp(
+  port: number,
+  tls: boolean,
+  packet?: (payload: Uint8Array) => void,
+): Promise<PacketClient> {
   const { promise, resolve, reject } = Promise.withResolvers<void>()
+  const pair = generateKeyPairSync('x25519')
+  let key = new Uint8Array(0)
   let pending = Buffer.alloc(0)
+  let queue: Buffer[] = []
+  let queuedBytes = 0
   const request =
     'GET /derp HTTP/1.1\r\nHost: localhost\r\nUpgrade: DERP\r\nConnection: Upgrade\r\n' +
     'Derp-Fast-Start: 1\r\n\r\n'
-  await Bun.connect({
+  const flush = (): void => {
+    while (queue.length > 0) {
+      const all = queue.length === 1 ? queue[0]! : Buffer.concat(queue)
+      const sent = socket.write(all)
+      queuedBytes -= sent
+      queue = sent < all.length ? [all.subarray(sent)] : []
+      if (sent < all.length) return
+    }
+  }
+  const socket = await Bun.connect({
     hostname: '127.0.0.1',
     port,
     ...(tls ? { tls: { rejectUnauthorized: false, serverName: 'localhost' } } : {}),
     socket: {
       open: (socket) => void (tls || socket.write(request)),
       handshake: (socket) => void socket.write(request),
+      drain: () => flush(),
       data(socket, chunk) {
-        pending = Buffer.concat([pending, chunk])
-        while (pending.length >= 5 && pending.length >= 5 + pending.readUInt32BE(1)) {
-          const end = 5 + pending.readUInt32BE(1)
-          const [type, payload] = [pending[0], pending.subarray(5, end)]
-          if (type === DERP.serverKey) {
-            socket.write(derpClientInfo(payload.subarray(DERP_MAGIC_BYTES, DERP_MAGIC_BYTES + 32)))
+        pending = pending.length === 0 ? Buffer.from(chunk) : Buffer.concat([pending, chunk])
+        let at = 0
+        while (
+          pending.length >= at + 5 && pending.length >= at + 5 + pending.readUInt32BE(at + 1)
+        ) {
+          const end = at + 5 + pending.readUInt32BE(at + 1)
+          const [type, payload] = [pending[at], pending.subarray(at + 5, end)]
+          if (type === DERP.recvPacket) packet?.(payload.subarray(32))
+          else if (type === DERP.serverKey) {
+            const server = payload.subarray(DERP_MAGIC_BYTES, DERP_MAGIC_BYTES + 32)
+            const info = derpClientInfo(server, pair)
+            key = info.key as Uint8Array<ArrayBuffer>
+            socket.write(info.frame)
           } else if (type === DERP.serverInfo) resolve()
           else if (type === DERP.ping) socket.write(derpFrame(DERP.pong, payload))
-          pending = Buffer.from(pending.subarray(end))
+          at = end
         }
+        pending = pending.subarray(at)
       },
       close: () => reject(new Error('closed')),
       error: (_socket, error) => reject(error),
     },
   })
   await promise
+  return {
+    key,
+    send(to, payload) {
+      const frame = derpFrame(DERP.sendPacket, Buffer.concat([to, payload]))
+      queue.push(frame)
+      queuedBytes += frame.length
+      if (queue.length === 1) flush()
+    },
+    buffered: () => queuedBytes,
+  }
 }
 
-const IROH = { challenge: 0, auth: 1, confirms: 2, denies: 3, ping: 9, pong: 10 } as const
+const IROH = {
+  challenge: 0,
+  auth: 1,
+  confirms: 2,
+  denies: 3,
+  toRelay: 4,
+  toClient: 6,
+  ping: 9,
+  pong: 10,
+} as const
 const IROH_CONTEXT = new TextEncoder().encode('iroh-relay handshake v1 challenge signature')
 
-function irohAuth(challenge: Uint8Array): Uint8Array {
-  const { publicKey, privateKey } = generateKeyPairSync('ed25519')
+function irohAuth(
+  challenge: Uint8Array,
+  { publicKey, privateKey }: KeyPairKeyObjectResult,
+): Uint8Array {
   const ourKey = publicKey.export({ format: 'der', type: 'spki' }).subarray(SPKI_KEY_AT)
   const message = blake3(challenge, { context: IROH_CONTEXT })
   const signature = sign(null, message, privateKey)
@@ -119,8 +187,14 @@ function irohAuth(challenge: Uint8Array): Uint8Array {
 /** Bun's WebSocket takes TLS options, which the types of browsers do not know. */
 const BunWebSocket = WebSocket as unknown as new (url: string, options: object) => WebSocket
 
-const openIroh: Open = (port, tls) => {
+export async function openIroh(
+  port: number,
+  tls: boolean,
+  packet?: (payload: Uint8Array) => void,
+): Promise<PacketClient> {
   const { promise, resolve, reject } = Promise.withResolvers<void>()
+  const pair = generateKeyPairSync('ed25519')
+  const key = pair.publicKey.export({ format: 'der', type: 'spki' }).subarray(SPKI_KEY_AT)
   const socket = new BunWebSocket(`${tls ? 'wss' : 'ws'}://127.0.0.1:${port}/relay`, {
     protocols: ['iroh-relay-v2'],
     tls: { rejectUnauthorized: false },
@@ -128,7 +202,8 @@ const openIroh: Open = (port, tls) => {
   socket.binaryType = 'arraybuffer'
   socket.onmessage = ({ data }) => {
     const message = new Uint8Array(data as ArrayBuffer)
-    if (message[0] === IROH.challenge) socket.send(irohAuth(message.subarray(1)))
+    if (message[0] === IROH.toClient) packet?.(message.subarray(34))
+    else if (message[0] === IROH.challenge) socket.send(irohAuth(message.subarray(1), pair))
     else if (message[0] === IROH.confirms) resolve()
     else if (message[0] === IROH.denies) reject(new Error('denied'))
     else if (message[0] === IROH.ping) {
@@ -137,7 +212,14 @@ const openIroh: Open = (port, tls) => {
   }
   socket.onclose = ({ code }) => reject(new Error(`closed with ${code}`))
   held.push(socket)
-  return promise
+  await promise
+  return {
+    key: Uint8Array.from(key),
+    // Destination, ECN bits, and what is carried.
+    send: (to, payload) =>
+      socket.send(Buffer.concat([Uint8Array.of(IROH.toRelay), to, Uint8Array.of(0), payload])),
+    buffered: () => socket.bufferedAmount,
+  }
 }
 
 /** Sockets that nothing else refers to. */

@@ -39,9 +39,11 @@ interface RunningRelay {
   relay: Spawned
   port: number
   fingerprint: string
+  /** Admits agents of one scope, who see each other. */
+  apiKey: string
 }
 
-async function startRelay(
+export async function startRelay(
   lab: Lab,
   options: { name: string; publicPorts?: [number, number]; bulk?: boolean },
 ): Promise<RunningRelay> {
@@ -56,7 +58,8 @@ async function startRelay(
   ], { env: { SOTTO_HOME: lab.path(`${name} relay home`) } })
   const said = () => /"fingerprint":"([^"]+)"/.exec(relay.log())?.[1]
   await lab.until(relay, 'say its fingerprint', () => said() !== undefined)
-  return { relay, port, fingerprint: said()! }
+  const apiKey = /"apiKey":"([^"]+)"/.exec(relay.log())?.[1] ?? ''
+  return { relay, port, fingerprint: said()!, apiKey }
 }
 
 function agentCommand({ port, fingerprint }: RunningRelay, args: string[]): string[] {
