@@ -250,6 +250,37 @@ visits(
 const NOTHING16 = new Uint8Array(16)
 
 visits(
+  'a socket that is full takes no datagrams, and holds nobody up for them',
+  async ({ star }) => {
+    const group = fast.randomBytes(16)
+    const alice = await star.agent({ group })
+    await alice.request({ do: 'claim', name: 'box', kind: 'agent' })
+    const visiting = await star.agent({ role: 'visit', target: alice.identity.public })
+    const reached = nextOpened(alice)
+    const near = open(visiting, 'datagrams', 'box', Uint8Array.from([...group, ...NOTHING16]))
+    const far = await reached
+    let come = 0
+    far.onPacket = () => void come++
+    alice.socket.pause!()
+    const sent = 60
+    const bundle = encodePackets([new Uint8Array(30_000), new Uint8Array(30_000)])
+    for (let i = 0; i < sent; i++) visiting.socket.send(encodeFrame('packet', near.id, bundle))
+    while (visiting.socket.buffered() > 0) await new Promise((resolve) => setTimeout(resolve, 0))
+    const count = (name: string): number =>
+      Number(
+        new RegExp(`^${name.replace(/[{}]/g, '\\$&')} (\\d+)$`, 'm').exec(star.metrics.render())
+          ?.[1],
+      )
+    const passed = count('sotto_packets_total{direction="in"}')
+    const dropped = count('sotto_packets_dropped_total{reason="other"}')
+    assert.is(passed + dropped, 2 * sent)
+    assert.ok(passed * 30_000 < 1_048_576 + 2 * 60_000, `${passed} are held`)
+    alice.socket.resume!()
+    while (come < passed) await new Promise((resolve) => setTimeout(resolve, 0))
+  },
+)
+
+visits(
   'resolve: names of agents to their own scope and by grant, others hear nothing',
   async ({ star }) => {
     const alice = await star.agent({ scope: 'alice', labels: { env: 'prod' } })
