@@ -191,10 +191,13 @@ export class KnownAgents {
     parseKey(next)
     const names: string[] = []
     await this.#file.change((lines) =>
-      lines.map(({ line, pin }) => {
-        if (!pin || pin.kind === 'revoked' || !this.#same(pin.key, old)) return line
+      lines.flatMap(({ line, pin }) => {
+        if (!pin || pin.kind === 'revoked' || !this.#same(pin.key, old)) return [line]
         names.push(pin.name)
-        return this.#line({ ...pin, key: next, how: 'rotation' }, pin.kind)
+        const isThere = lines.some(({ pin: other }) =>
+          other?.kind === pin.kind && other.name === pin.name && this.#same(other.key, next)
+        )
+        return isThere ? [] : [this.#line({ ...pin, key: next, how: 'rotation' }, pin.kind)]
       })
     )
     return names

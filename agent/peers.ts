@@ -55,7 +55,7 @@ export interface PeerPorts {
   passports: Pick<KnownPassports, 'newest' | 'keep'>
   /** The access table as it is now. */
   access(): Promise<readonly AccessRule[]>
-  /** First contacts and followed successors, for the person. */
+  /** First contacts, for the person. */
   tell(sentence: string): void
   /** Somebody was refused: who it is, as far as that is known, and what their passport calls them. */
   refused?(
@@ -153,10 +153,7 @@ export class Peers {
     const { tell, trust } = this.#ports
     const { name } = parseAddress(words)
     const candidates = await this.#resolve(words)
-    const { trusted, first, followed } = await trust.judge(name, candidates)
-    for (const { to, names } of followed) {
-      tell(`${names.join(', ')} has a new identity, signed by the old one: ${this.#print(to)}`)
-    }
+    const { trusted, first } = await trust.judge(name, candidates)
     if (first) {
       const prints = trusted.map(({ key }) => this.#print(key)).join(', ')
       tell(`first contact with "${name}": ${prints} is pinned now`)

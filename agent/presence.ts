@@ -8,7 +8,7 @@ import type { Joining } from './join.ts'
 import { joinedAgent, linkPorts } from './joined_agent.ts'
 import { Peers } from './peers.ts'
 import type { PeerPorts } from './peers.ts'
-import { Trust } from './trust.ts'
+import { followedWords, Trust } from './trust.ts'
 import type { UplinkState } from './uplink.ts'
 import { Visits } from './visits.ts'
 import type { World } from './world.ts'
@@ -91,6 +91,7 @@ export class Presence {
       known: profile.knownAgents(),
       withdrawals: profile.knownWithdrawals(),
       statements: (key) => this.statements(key),
+      followed: (pins) => tell(followedWords(crypto, pins)),
     })
     this.peers = new Peers({
       clock,

@@ -8,14 +8,22 @@ import type { Clock } from '../core/clock.ts'
 import type { Crypto } from '../core/crypto.ts'
 import { TunnelError } from '../core/errors.ts'
 import { fingerprint, formatKey, parseKey } from '../core/key.ts'
-import { checkVouch, follow, openStatement } from '../core/statement.ts'
-import type { Statement, Vouch } from '../core/statement.ts'
+import {
+  checkVouch,
+  follow,
+  openStatement,
+  ROTATIONS_MAX,
+  STATEMENT_SKEW_MS,
+} from '../core/statement.ts'
+import type { Rotation, Statement, Vouch } from '../core/statement.ts'
 import type { PeerView } from './access.ts'
-import { isPinOf } from './known_agents.ts'
+import { isPinOf, pinPrint } from './known_agents.ts'
 import type { KnownAgent, KnownAgents, PinHow } from './known_agents.ts'
 
-/** Statements that are looked at, of one identity and along one chain of successors. */
+/** Statements that are looked at, of one identity. */
 const STATEMENTS_MAX = 64
+/** Identities along one chain of successors whose statements are asked for. */
+const CHAIN_MAX = ROTATIONS_MAX + 2
 
 /** An identity that the relay says serves a name, with the statements that it keeps about it. */
 export interface Candidate {
@@ -24,6 +32,15 @@ export interface Candidate {
   statements: readonly Uint8Array[]
   /** In which the relay says that the name is; a vouch may be for one scope alone. */
   scope?: string
+}
+
+/** Pins that moved to the successor that their identity signed. */
+export interface FollowedPin {
+  /** KEYs. */
+  from: string
+  to: string
+  /** Under which it was pinned. */
+  names: string[]
 }
 
 /** An identity that is trusted to serve a name, and why. */
@@ -38,8 +55,8 @@ export interface Judgement {
   trusted: Trusted[]
   /** Nobody was pinned to the name before: these are now. */
   first: boolean
-  /** Pins that moved to a successor: the person is told. */
-  followed: { from: string; to: string; names: string[] }[]
+  /** Pins that moved to a successor; `TrustPorts.followed` was told of each. */
+  followed: FollowedPin[]
 }
 
 export interface TrustPorts {
@@ -50,6 +67,8 @@ export interface TrustPorts {
   withdrawals: Withdrawals
   /** What the relay keeps about a KEY; none where it has none or does not answer. */
   statements(key: string): Promise<readonly Uint8Array[]>
+  /** Pins moved: the person is told. */
+  followed?(pins: FollowedPin): void
 }
 
 /** Serial numbers that an authority took back: the highest sequence number seen wins. */
@@ -72,15 +91,17 @@ export class Trust {
 
   /**
    * Which of the candidates may be taken for `name`. Throws `trust/changed` when others are pinned,
-   * `trust/revoked` when the pinned identity revoked itself, `trust/split` when it signed two
-   * successors, `trust/none` when there is nobody.
+   * `trust/revoked` when the pinned identity or all that serve revoked themselves, `trust/split` when
+   * one signed two successors, `trust/circle`, `trust/steps`, `trust/none` when there is nobody.
    */
   async judge(name: string, candidates: readonly Candidate[]): Promise<Judgement> {
     const { known } = this.#ports
-    const live = await this.#unrevoked(candidates)
-    const followed = await this.#followPins(await known.find(name))
+    const opened = candidates.map((one) => ({ ...one, said: this.#open(one.statements) }))
+    const said = opened.flatMap((one) => one.said)
+    const followed = await this.#followPins(await known.find(name), said)
     const pins = await known.find(name)
     await this.#refuseRevokedPins(name, pins)
+    const live = await this.#unrevoked(opened, pins)
     if (live.length === 0) throw nobody(name)
     if (pins.length === 0) {
       const vouched = await this.#vouchedFor(name, live)
@@ -99,21 +120,25 @@ export class Trust {
   }
 
   /**
-   * What is known of an identity that came to us. Throws `trust/revoked`, `trust/split`. Statements
-   * are asked of the relay; what it keeps back is missing and lets nobody in.
+   * What is known of an identity that came to us. Throws `trust/revoked`, `trust/split`,
+   * `trust/circle`, `trust/steps`. Statements are asked of the relay; what it keeps back is missing
+   * and lets nobody in.
    */
   async view(key: string): Promise<PeerView> {
     const { crypto, known } = this.#ports
     const identity = parseKey(key)
     const statements = this.#open(await this.#ports.statements(key))
-    await this.#refuseRevoked(key, statements)
-    await this.#followTo(key)
-    const names = await this.#friendNames(key)
+    const gone = await known.revoked()
     const vouches = await this.#validVouches(identity, statements)
+    if (gone.includes(key) || isRevoked(identity, statements)) {
+      if (vouches.length > 0 || await this.#isPinned(key)) await known.revoke(key)
+      throw revoked(fingerprint(crypto, identity))
+    }
+    await this.#followTo(identity, statements)
     return {
       key,
       fingerprint: fingerprint(crypto, identity),
-      names,
+      names: await this.#friendNames(key),
       vouched: vouches.map(({ authority, vouch }) => ({
         authority,
         names: vouch.names,
@@ -142,65 +167,107 @@ export class Trust {
     return [...new Set(names)]
   }
 
-  /** Those that have not revoked themselves; what they revoked is remembered. */
-  async #unrevoked(candidates: readonly Candidate[]): Promise<Candidate[]> {
-    const gone = await this.#ports.known.revoked()
-    const live: Candidate[] = []
-    for (const candidate of candidates) {
-      const statements = this.#open(candidate.statements)
-      if (gone.includes(candidate.key)) continue
-      if (isRevoked(parseKey(candidate.key), statements)) {
-        await this.#ports.known.revoke(candidate.key)
-      } else live.push(candidate)
-    }
-    return live
+  async #isPinned(key: string): Promise<boolean> {
+    const { known, crypto } = this.#ports
+    const pins = [...await known.list(), ...await known.authorities()]
+    return pins.some((pin) => isPinOf(crypto, pin, key))
   }
 
-  async #refuseRevoked(key: string, statements: readonly Statement[]): Promise<void> {
-    const { crypto, known } = this.#ports
-    if (isRevoked(parseKey(key), statements)) await known.revoke(key)
-    else if (!(await known.revoked()).includes(key)) return
-    throw revoked(fingerprint(crypto, parseKey(key)))
+  /**
+   * Those that have not revoked themselves. What pinned or vouched ones revoked is remembered: a
+   * relay could make up any number of strangers that did. Throws `trust/revoked` when none is left.
+   */
+  async #unrevoked<C extends Candidate & { said: Statement[] }>(
+    candidates: readonly C[],
+    pins: readonly KnownAgent[],
+  ): Promise<C[]> {
+    const { known, crypto } = this.#ports
+    const gone = await known.revoked()
+    const live: C[] = []
+    for (const candidate of candidates) {
+      const { key, said } = candidate
+      if (gone.includes(key)) continue
+      const identity = parseKey(key)
+      if (!isRevoked(identity, said)) {
+        live.push(candidate)
+        continue
+      }
+      const matters = pins.some((pin) => isPinOf(crypto, pin, key)) ||
+        (await this.#validVouches(identity, said)).length > 0
+      if (matters) await known.revoke(key)
+    }
+    if (live.length > 0 || candidates.length === 0) return live
+    throw revoked(candidates.map(({ key }) => this.print(key)).join(' and '))
   }
 
   async #refuseRevokedPins(name: string, pins: readonly KnownAgent[]): Promise<void> {
-    const gone = await this.#ports.known.revoked()
-    const pinned = pins.filter(({ key }) => gone.includes(key))
-    if (pinned.length === 0 || pinned.length < pins.length) return
-    throw revoked(fingerprint(this.#ports.crypto, parseKey(pinned[0]!.key)), name)
+    const { known, crypto } = this.#ports
+    const gone = await known.revoked()
+    const dead = pins.filter((pin) => gone.some((key) => isPinOf(crypto, pin, key)))
+    if (dead.length === 0 || dead.length < pins.length) return
+    throw revoked(dead.map((pin) => pinPrint(crypto, pin)).join(' and '), name)
   }
 
-  /** Moves pins of these to the successors that they signed. */
-  async #followPins(pins: readonly KnownAgent[]): Promise<Judgement['followed']> {
-    const followed: Judgement['followed'] = []
-    for (const { key } of pins) {
-      if (key.startsWith('SHA256:')) continue
-      const led = follow(this.#ports.crypto, parseKey(key), await this.#chain(key))
+  /** Moves pins of these to the successors that they signed; `said` is what is known already. */
+  async #followPins(
+    pins: readonly KnownAgent[],
+    said: readonly Statement[],
+  ): Promise<FollowedPin[]> {
+    const { known, crypto } = this.#ports
+    const followed: FollowedPin[] = []
+    for (const pin of pins) {
+      const key = this.#keyOf(pin, said)
+      if (key === undefined) continue
+      const statements = [...said, ...await this.#chain(key)]
+      const led = follow(crypto, parseKey(key), since(statements, pin))
       if (led.kind === 'revoked') {
         // Whatever led there is worth nothing any more.
-        await this.#ports.known.revoke(key)
-        await this.#ports.known.revoke(formatKey(led.identity))
+        await known.revoke(key)
+        await known.revoke(formatKey(led.identity))
         continue
       }
-      const to = formatKey(led.identity)
       if (led.steps.length === 0) continue
-      followed.push({ from: key, to, names: await this.#ports.known.succeed(key, to) })
+      const to = formatKey(led.identity)
+      const moved = { from: key, to, names: await known.succeed(key, to) }
+      if (moved.names.length === 0) continue
+      followed.push(moved)
+      this.#ports.followed?.(moved)
     }
     return followed
   }
 
-  /** A stranger may be the successor of somebody pinned, who signed that it is. */
-  async #followTo(key: string): Promise<void> {
+  /** The KEY of a pin; of a fingerprint alone, that of a statement which it signed. */
+  #keyOf(pin: KnownAgent, said: readonly Statement[]): string | undefined {
+    if (!pin.key.startsWith('SHA256:')) return pin.key
+    const old = said.find((one): one is Rotation =>
+      one.kind === 'rotation' && isPinOf(this.#ports.crypto, pin, formatKey(one.old))
+    )
+    return old && formatKey(old.old)
+  }
+
+  /**
+   * Whoever comes may be the successor of somebody pinned, or somebody pinned that has a successor:
+   * back along the rotations to whoever is pinned, and forth from there.
+   */
+  async #followTo(identity: Uint8Array, statements: readonly Statement[]): Promise<void> {
     const { known, crypto } = this.#ports
     const pins = await known.list()
-    if (pins.some((pin) => isPinOf(crypto, pin, key))) return
-    const own = this.#open(await this.#ports.statements(key))
-    const identity = parseKey(key)
-    for (const one of own) {
-      if (one.kind !== 'rotation' || !equal(one.new, identity)) continue
-      const old = formatKey(one.old)
-      if (pins.some((pin) => pin.key === old)) {
-        await this.#followPins(pins.filter((pin) => pin.key === old))
+    const said = [...statements]
+    const seen = new Set<string>()
+    const queue = [identity]
+    while (queue.length > 0 && seen.size < CHAIN_MAX) {
+      const at = queue.shift()!
+      const key = formatKey(at)
+      if (seen.has(key)) continue
+      seen.add(key)
+      const own = pins.filter((pin) => isPinOf(crypto, pin, key))
+      if (own.length > 0) {
+        await this.#followPins(own, said)
+        return
+      }
+      if (at !== identity) said.push(...this.#open(await this.#ports.statements(key)))
+      for (const one of said) {
+        if (one.kind === 'rotation' && equal(one.new, at)) queue.push(one.old)
       }
     }
   }
@@ -210,7 +277,7 @@ export class Trust {
     const all: Statement[] = []
     const seen = new Set<string>()
     const queue = [key]
-    while (queue.length > 0 && seen.size < STATEMENTS_MAX) {
+    while (queue.length > 0 && seen.size < CHAIN_MAX) {
       const next = queue.shift()!
       if (seen.has(next)) continue
       seen.add(next)
@@ -223,10 +290,13 @@ export class Trust {
     return all
   }
 
-  async #vouchedFor(name: string, candidates: readonly Candidate[]): Promise<Trusted[]> {
+  async #vouchedFor(
+    name: string,
+    candidates: readonly (Candidate & { said: Statement[] })[],
+  ): Promise<Trusted[]> {
     const trusted: Trusted[] = []
-    for (const { key, statements, scope } of candidates) {
-      const vouches = await this.#validVouches(parseKey(key), this.#open(statements))
+    for (const { key, said, scope } of candidates) {
+      const vouches = await this.#validVouches(parseKey(key), said)
       const isNamed = ({ vouch }: { vouch: Vouch }): boolean =>
         vouch.names.includes(name) && (vouch.scope === '' || vouch.scope === scope)
       if (!vouches.some(isNamed)) continue
@@ -235,41 +305,65 @@ export class Trust {
     return trusted
   }
 
+  /** What pinned authorities say of an identity now. Throws `trust/split` and what following throws. */
   async #validVouches(
     identity: Uint8Array,
     statements: readonly Statement[],
   ): Promise<{ authority: string; vouch: Vouch }[]> {
     const { known, crypto, clock } = this.#ports
-    const valid: { authority: string; vouch: Vouch }[] = []
+    const vouches = statements.filter((one): one is Vouch =>
+      one.kind === 'vouch' && equal(one.identity, identity)
+    )
+    if (vouches.length === 0) return []
+    // An authority may have rotated or revoked itself too.
+    await this.#followPins(await known.authorities(), [])
     const authorities = await known.authorities()
     const gone = await known.revoked()
-    for (const one of statements) {
-      if (one.kind !== 'vouch' || !equal(one.identity, identity)) continue
-      const key = formatKey(one.authority)
+    const withdrawn = new Map<string, readonly number[]>()
+    const valid: { authority: string; vouch: Vouch }[] = []
+    for (const vouch of vouches) {
+      const key = formatKey(vouch.authority)
       const pin = authorities.find((each) => isPinOf(crypto, each, key))
       if (!pin || gone.includes(key)) continue
       try {
-        checkVouch(one, { now: clock.now() })
+        checkVouch(vouch, { now: clock.now() })
       } catch {
         // Early or run out: as if it were not there.
         continue
       }
-      if (await this.#isWithdrawn(key, one.serial)) continue
-      valid.push({ authority: pin.name, vouch: one })
+      const serials = withdrawn.get(key) ?? await this.#withdrawn(key)
+      withdrawn.set(key, serials)
+      if (!serials.includes(vouch.serial)) valid.push({ authority: pin.name, vouch })
     }
     return valid
   }
 
-  async #isWithdrawn(authority: string, serial: number): Promise<boolean> {
-    const { withdrawals } = this.#ports
+  /** Serials of a pinned authority that are worth nothing, by the newest list seen in any run. */
+  async #withdrawn(authority: string): Promise<readonly number[]> {
+    const { withdrawals, statements } = this.#ports
     let newest = await withdrawals.newest(authority)
-    for (const one of this.#open(await this.#ports.statements(authority))) {
+    for (const one of this.#open(await statements(authority))) {
       if (one.kind !== 'withdrawal' || formatKey(one.authority) !== authority) continue
-      if (newest && one.sequence <= newest.sequence) continue
+      // An older one is a replay.
+      if (newest && one.sequence < newest.sequence) continue
+      if (newest?.sequence === one.sequence) {
+        if (newest.serials.join() !== one.serials.join()) throw this.#twoLists(authority, one)
+        continue
+      }
       newest = { sequence: one.sequence, serials: one.serials }
       await withdrawals.keep(authority, one.sequence, one.serials)
     }
-    return newest?.serials.includes(serial) ?? false
+    return newest?.serials ?? []
+  }
+
+  #twoLists(authority: string, { sequence }: { sequence: number }): TunnelError {
+    return new TunnelError(
+      'trust/split',
+      `Cannot trust the authority ${
+        this.print(authority)
+      }: found two lists of withdrawals that differ under number ${sequence}`,
+      { hint: 'It was restored from a backup, or somebody else has its key. Ask whoever runs it.' },
+    )
   }
 
   /** Those that hold; a relay may hand out anything. */
@@ -282,6 +376,23 @@ export class Trust {
       }
     })
   }
+}
+
+/**
+ * Without rotations that were signed before a person, or a first contact, pinned this very identity:
+ * that decision is the newer one, and an old rotation may be a replay. Two clocks may differ.
+ */
+function since(statements: readonly Statement[], { how, when }: KnownAgent): readonly Statement[] {
+  if (how === 'rotation') return statements
+  const pinnedMs = Date.parse(when) - STATEMENT_SKEW_MS
+  return statements.filter((one) => one.kind !== 'rotation' || one.time >= pinnedMs)
+}
+
+/** What a person is told of pins that moved. */
+export function followedWords(crypto: Crypto, { to, names }: FollowedPin): string {
+  return `${names.join(', ')} has a new identity, signed by the old one: ${
+    fingerprint(crypto, parseKey(to))
+  }`
 }
 
 function isRevoked(identity: Uint8Array, statements: readonly Statement[]): boolean {
