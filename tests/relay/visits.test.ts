@@ -352,11 +352,13 @@ visits('pages of agents fit a frame and join to the whole', async ({ star }) => 
   keys.add(asking.key)
   const found = new Set<string>()
   let pages = 0
-  for (let after: unknown; pages === 0 || after !== undefined; pages++) {
+  let after: unknown
+  do {
     const reply = await asking.request({ do: 'agents', ...(after === undefined ? {} : { after }) })
     for (const { key } of reply['agents'] as { key: string }[]) found.add(key)
     after = reply['next']
-  }
+    pages++
+  } while (after !== undefined)
   assert.ok(pages > 1, `${pages} pages`)
   assert.equal([...found].sort(), [...keys].sort())
 })
