@@ -58,10 +58,17 @@ const CORE_ORDER = [
   'statement',
   'sas',
   'trail',
+  'audit',
 ]
 /** Code that could open a session. None of it exists yet; the relay must never reach it. */
 const SESSION_CODE = [
   'core/session.ts',
+  'core/initiate.ts',
+  'core/responder.ts',
+  'core/opening.ts',
+  'core/exporter.ts',
+  'core/records.ts',
+  'core/datagram.ts',
   'core/cipher.ts',
   'core/noise.ts',
   'core/pake.ts',
