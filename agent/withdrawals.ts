@@ -12,7 +12,7 @@ import type { Files } from './world.ts'
 
 const FILE_BYTES_MAX = 4_194_304
 const AUTHORITIES_MAX = 256
-const LINE = /^([a-z2-7]{52}) (\d{1,16}) ([\d,]*)$/
+const LINE = /^([a-z2-7]{52}) (\d{1,16}) (\d{1,16}(?:,\d{1,16})*)?$/
 
 export interface WithdrawalPorts {
   path: string
@@ -60,16 +60,23 @@ export class KnownWithdrawals implements Withdrawals {
     for (const [i, line] of lines.entries()) {
       if (line === '') continue
       const [, key, sequence, serials] = LINE.exec(line) ?? []
-      if (key === undefined) {
+      const numbers = [sequence, ...serials?.split(',') ?? []].map(Number)
+      if (!isKey(key) || !numbers.every(Number.isSafeInteger)) {
         throw new TunnelError('trust/corrupt', `Cannot read ${path}: line ${i + 1} is no list`, {
           hint: 'Remove that line; the authority is asked again.',
         })
       }
-      all.set(key, {
-        sequence: Number(sequence),
-        serials: serials === '' ? [] : serials!.split(',').map(Number),
-      })
+      all.set(key, { sequence: numbers[0]!, serials: numbers.slice(1) })
     }
     return all
+  }
+}
+
+function isKey(word: string | undefined): word is string {
+  try {
+    parseKey(word ?? '')
+    return true
+  } catch {
+    return false
   }
 }
