@@ -59,6 +59,7 @@ const CORE_ORDER = [
   'sas',
   'trail',
   'audit',
+  'compare',
 ]
 /** Code that could open a session. None of it exists yet; the relay must never reach it. */
 const SESSION_CODE = [
