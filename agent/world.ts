@@ -41,10 +41,25 @@ export interface Terminal {
   readonly stderr: TerminalOutput
   /** Standard input and output as one byte stream, for `--stdio`; may be taken once. */
   stdio(): Conn
+  /**
+   * Asks the person, one question at a time; where there is no terminal, the next line of standard
+   * input is the answer. Undefined when there is none: the input ended, or `signal` fired.
+   */
+  prompt(options: PromptOptions): Promise<string | undefined>
+}
+
+export interface PromptOptions {
+  /** On standard error, before what is typed. */
+  readonly question: string
+  /** Whole lines that what was typed may become, for Tab. */
+  readonly complete?: (text: string) => readonly string[]
+  readonly signal?: AbortSignal
 }
 
 export interface TerminalOutput {
   write(text: string | Uint8Array): void
+  /** Resolves when what was written has been taken, or nobody takes it any more. */
+  taken?(): Promise<void>
   readonly isTTY: boolean
   /** Width in characters; 80 where nothing says. */
   readonly columns: number

@@ -6,6 +6,7 @@ import { DuplexConn } from '../../core/duplex_conn.ts'
 import type { Conn } from '../../core/socket.ts'
 import type { Clock } from '../../core/clock.ts'
 import type { StopReason, Terminal, TerminalOutput } from '../world.ts'
+import { prompt } from './prompt.ts'
 import { Duplex } from 'node:stream'
 
 /** Longest delay that timers take; a longer wait is split. */
@@ -45,7 +46,7 @@ export const hostClock: Clock = {
 }
 
 export function hostTerminal(): Terminal {
-  return { stdout: output(process.stdout), stderr: output(process.stderr), stdio }
+  return { stdout: output(process.stdout), stderr: output(process.stderr), stdio, prompt }
 }
 
 function output(stream: NodeJS.WriteStream): TerminalOutput {
@@ -53,6 +54,7 @@ function output(stream: NodeJS.WriteStream): TerminalOutput {
   stream.on('error', () => {})
   return {
     write: (text) => void stream.write(text),
+    taken: () => new Promise((resolve) => void stream.write('', () => resolve())),
     isTTY: stream.isTTY === true,
     get columns() {
       return stream.columns || 80

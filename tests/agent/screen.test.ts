@@ -21,7 +21,12 @@ function screenOf(width: number, json = false) {
   const clock = new ManualClock()
   const stdout = new Output(width)
   const stderr = new Output(width)
-  const terminal = { stdout, stderr, stdio: () => memoryConns()[0] }
+  const terminal = {
+    stdout,
+    stderr,
+    stdio: () => memoryConns()[0],
+    prompt: () => Promise.resolve(undefined),
+  }
   return { clock, stdout, stderr, screen: new Screen({ terminal, clock }, { json }) }
 }
 

@@ -6,7 +6,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { runProgram } from '../../agent/cli/program.ts'
-import type { StopReason, TerminalOutput, World } from '../../agent/world.ts'
+import type { PromptOptions, StopReason, TerminalOutput, World } from '../../agent/world.ts'
 import { memoryConns } from '../../core/socket.ts'
 import type { Conn } from '../../core/socket.ts'
 import { testWorld } from './agent_world.ts'
@@ -19,6 +19,8 @@ export interface CliOptions {
   env?: Record<string, string>
   /** Columns of a terminal; 0: there is none. */
   columns?: number
+  /** Lines of standard input, which ends after them; `type` gives more where it is left out. */
+  input?: readonly string[]
 }
 
 /** An output that can be waited for. */
@@ -73,8 +75,41 @@ export interface Running {
   /** The far end of `--stdio`. */
   stdio: Conn
   code: Promise<number>
+  /** One more line of standard input. */
+  type(line: string): void
   /** As Ctrl-C, or as another signal. */
   stop(reason?: StopReason): Promise<number>
+}
+
+/** Whoever sits before the terminal. */
+class Typist {
+  readonly #stderr: Output
+  readonly #lines: string[]
+  readonly #ended: boolean
+  #wake: (() => void) | undefined
+
+  constructor(stderr: Output, lines: readonly string[] | undefined) {
+    this.#stderr = stderr
+    this.#lines = [...lines ?? []]
+    this.#ended = lines !== undefined
+  }
+
+  type(line: string): void {
+    this.#lines.push(line)
+    this.#wake?.()
+  }
+
+  readonly prompt = async ({ question, signal }: PromptOptions): Promise<string | undefined> => {
+    this.#stderr.write(question)
+    while (this.#lines.length === 0 && !this.#ended && !signal?.aborted) {
+      await new Promise<void>((resolve) => {
+        this.#wake = resolve
+        signal?.addEventListener('abort', () => resolve(), { once: true })
+      })
+    }
+    this.#stderr.write('\n')
+    return signal?.aborted ? undefined : this.#lines.shift()
+  }
 }
 
 /** A place where command lines run: each home is a folder of it. */
@@ -103,10 +138,11 @@ export class Place {
     const [near, far] = memoryConns()
     const stdout = new Output(columns)
     const stderr = new Output(columns)
+    const typist = new Typist(stderr, options.input)
     const world: World = {
       ...base.world,
       username: home,
-      terminal: { stdout, stderr, stdio: () => near },
+      terminal: { stdout, stderr, stdio: () => near, prompt: typist.prompt },
     }
     const code = runProgram(argv, world)
     const running: Running = {
@@ -114,6 +150,7 @@ export class Place {
       stderr,
       stdio: far,
       code,
+      type: (line) => typist.type(line),
       stop(reason = INTERRUPT) {
         base.stop.abort(reason)
         return code

@@ -1,0 +1,104 @@
+/**
+ * Questions to the person. At a terminal the line is edited in raw mode; where standard input is a
+ * file or a pipe, its next line is the answer. Questions go to standard error.
+ */
+import { LineEditor } from '../line_editor.ts'
+import type { PromptOptions } from '../world.ts'
+
+/** Of standard input that is no terminal: a line longer than that is no answer. */
+const LINE_LENGTH_MAX = 4096
+
+/** What was read and not yet asked for. */
+let pending = ''
+let ended = false
+
+/** The answer without its line feed; undefined when there will be none. One question at a time. */
+export function prompt(options: PromptOptions): Promise<string | undefined> {
+  if (options.signal?.aborted) return Promise.resolve(undefined)
+  return process.stdin.isTTY ? promptTerminal(options) : readLine(options)
+}
+
+function promptTerminal(
+  { question, complete, signal }: PromptOptions,
+): Promise<string | undefined> {
+  const { stdin, stderr } = process
+  const editor = new LineEditor({ question, columns: stderr.columns || 80, complete })
+  return new Promise((resolve) => {
+    const finish = (answer: string | undefined): void => {
+      stdin.off('data', typed)
+      stdin.off('end', gone)
+      signal?.removeEventListener('abort', stopped)
+      stdin.setRawMode(false)
+      stdin.pause()
+      resolve(answer)
+    }
+    const typed = (keys: string | Uint8Array): void => {
+      const text = typeof keys === 'string' ? keys : new TextDecoder().decode(keys)
+      const { write, outcome, rest } = editor.feed(text)
+      stderr.write(write)
+      if (!outcome) return
+      pending = rest ?? ''
+      finish(outcome === 'line' ? editor.text : undefined)
+      // In raw mode Ctrl-C is a key like others; what it means is the program's to say.
+      if (outcome === 'interrupt') process.kill(process.pid, 'SIGINT')
+    }
+    const gone = (): void => finish(undefined)
+    const stopped = (): void => {
+      stderr.write('\r\n')
+      finish(undefined)
+    }
+    stdin.setRawMode(true)
+    stdin.on('data', typed)
+    stdin.on('end', gone)
+    signal?.addEventListener('abort', stopped, { once: true })
+    stdin.resume()
+    stderr.write(editor.draw())
+    const early = pending
+    pending = ''
+    if (early !== '') typed(early)
+  })
+}
+
+function readLine({ signal }: PromptOptions): Promise<string | undefined> {
+  const { stdin } = process
+  return new Promise((resolve) => {
+    const finish = (answer: string | undefined): void => {
+      stdin.off('data', came)
+      stdin.off('end', gone)
+      stdin.off('error', gone)
+      signal?.removeEventListener('abort', stopped)
+      stdin.pause()
+      resolve(answer)
+    }
+    const look = (): void => {
+      const at = pending.indexOf('\n')
+      if (at >= 0) {
+        const line = pending.slice(0, at).replace(/\r$/, '')
+        pending = pending.slice(at + 1)
+        finish(line)
+      } else if (pending.length > LINE_LENGTH_MAX) {
+        pending = ''
+        finish(undefined)
+      } else if (ended) {
+        const line = pending
+        pending = ''
+        finish(line === '' ? undefined : line)
+      }
+    }
+    const came = (bytes: string | Uint8Array): void => {
+      pending += typeof bytes === 'string' ? bytes : new TextDecoder().decode(bytes)
+      look()
+    }
+    const gone = (): void => {
+      ended = true
+      look()
+    }
+    const stopped = (): void => finish(undefined)
+    stdin.on('data', came)
+    stdin.on('end', gone)
+    stdin.on('error', gone)
+    signal?.addEventListener('abort', stopped, { once: true })
+    stdin.resume()
+    look()
+  })
+}
