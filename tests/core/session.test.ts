@@ -8,10 +8,11 @@ import * as assert from 'uvu/assert'
 import { EMPTY, hex, text, utf8 } from '../../core/bytes.ts'
 import { nobleCrypto } from '../../core/crypto.ts'
 import { isTunnelError, TunnelError } from '../../core/errors.ts'
-import { RESET } from '../../core/frame.ts'
-import type { Stream } from '../../core/mux.ts'
+import { decodeFrame, FRAME, RESET } from '../../core/frame.ts'
+import { Mux, type Stream } from '../../core/mux.ts'
 import { REKEY_MS } from '../../core/records.ts'
 import { CLOSE_MS } from '../../core/session.ts'
+import { memorySockets, type Socket } from '../../core/socket.ts'
 import { turn } from '../support/network.ts'
 import { Collector, Pair } from '../support/sessions.ts'
 
@@ -212,6 +213,63 @@ test('an end that the peer does not answer is told after 5 s', async () => {
   await pair.pass(60_000)
   assert.is(pair.atB.ends[0]!.error!.code, 'session/lost')
   assert.is(pair.clock.pending, 0)
+})
+
+test('a stream of a link is a carrier, one envelope one frame; a link that ends is a loss', async () => {
+  const pair = new Pair()
+  pair.onOpenB = echo
+  const frames: number[] = []
+  const errors: string[] = []
+  /** One visit link, without the relay between. */
+  function link(): { stream: Stream; close(): void } {
+    const [socketA, socketB] = memorySockets()
+    const join = (side: 'agent' | 'relay', socket: Socket): Mux => {
+      const mux: Mux = new Mux({
+        side,
+        clock: pair.clock,
+        send: (frame) => {
+          if (side === 'agent' && frame[0] === FRAME.data) frames.push(frame.length)
+          return socket.send(frame)
+        },
+        buffered: () => socket.buffered(),
+        onOpen: (stream) => pair.responder.accept(stream),
+        onProtocolError: (error) => void errors.push(error.code),
+      })
+      socket.handle({
+        message: (bytes) => void mux.receive(decodeFrame(bytes)),
+        drain: () => mux.drain(),
+        closed: () => mux.close(),
+      })
+      return mux
+    }
+    const mux = join('agent', socketA)
+    join('relay', socketB)
+    const visit = { kind: 'session', address: '', port: 0, endpoint: 'b', tail: EMPTY } as const
+    return { stream: mux.open(visit), close: () => socketA.close(1000, '') }
+  }
+  const first = link()
+  const { a } = await pair.open({
+    carrier: first.stream,
+    redial: () => Promise.resolve(link().stream),
+  })
+  const stream = a.open()
+  const got = new Collector(stream)
+  const content = pair.crypto.randomBytes(3_000_000)
+  for (let at = 0; at < content.length; at += 100_000) {
+    stream.write(content.subarray(at, at + 100_000))
+    if (at === 1_500_000) {
+      await pair.pass(50)
+      first.close()
+    }
+  }
+  await pair.pass(1000)
+  assert.equal(pair.atA.states, ['waiting', 'open'])
+  assert.is(hex(got.content), hex(content))
+  assert.ok(errors.every((code) => code === 'mux/lost'), errors.join())
+  assert.ok(frames.includes(5 + 65_536), 'a full record fills a full frame')
+  a.close()
+  await pair.pass(100)
+  assert.equal(pair.atA.ends, [{ code: 0, reason: '', remote: false }])
 })
 
 test('datagrams pass over a channel that a record named, whichever of the two comes first', async () => {
