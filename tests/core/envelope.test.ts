@@ -21,7 +21,14 @@ import {
   unpad,
 } from '../../core/envelope.ts'
 import { CipherState } from '../../core/noise.ts'
-import { RecordReceiver, RecordSender, REKEY_BYTES } from '../../core/records.ts'
+import {
+  RecordReceiver,
+  RecordSender,
+  REKEY_BYTES,
+  RESEND_BYTES_MAX,
+  RESEND_RECORDS_MAX,
+  RESERVE_BYTES_MAX,
+} from '../../core/records.ts'
 import { codeOf, fast, filled } from '../support/crypto.ts'
 
 const test = suite('core/envelope')
@@ -225,6 +232,37 @@ test('the reader gives the same envelopes in whatever pieces they come', () => {
     )
     assert.is(reader.bytes, 0)
   }))
+})
+
+test('what is not acknowledged is kept up to 16 MiB and a reserve, then refused with a name', () => {
+  const { sender } = ends()
+  const frame = new Uint8Array(65_516)
+  while (sender.hasRoom) sender.seal('data', frame)
+  assert.ok(sender.keptBytes >= RESEND_BYTES_MAX)
+  assert.ok(sender.keptBytes < RESEND_BYTES_MAX + 65_536)
+  const code = codeOf(() => {
+    for (let i = 0; i < 100; i++) sender.seal('data', frame)
+  })
+  assert.is(code, 'session/unacknowledged')
+  assert.ok(sender.keptBytes < RESEND_BYTES_MAX + RESERVE_BYTES_MAX + 65_536)
+  const { sealed } = sender
+  for (const wrong of [sealed + 1, 2 ** 53 - 1]) {
+    assert.is(codeOf(() => sender.acknowledge(wrong)), 'session/ack')
+  }
+  sender.acknowledge(sealed - 3)
+  assert.ok(sender.hasRoom)
+  assert.is(sender.keptBytes, 3 * 65_536)
+  assert.is(codeOf(() => sender.acknowledge(sealed - 4)), 'session/ack')
+  assert.is(codeOf(() => sender.rewind(sealed - 4)), 'session/ack')
+  sender.rewind(sealed - 2)
+  assert.ok(sender.take() && sender.take() && !sender.take())
+  // An ack from before the resumption is sent again: no lie, and nothing new.
+  sender.acknowledge(sealed - 3)
+  assert.is(sender.keptBytes, 2 * 65_536)
+  // Small records cost more than their bytes: they are counted too.
+  const small = ends().sender
+  while (small.hasRoom) small.seal('ack', new Uint8Array(8))
+  assert.is(small.sealed, RESEND_RECORDS_MAX)
 })
 
 test('a key is changed by records and bytes, and a receiver does not wait for ever', () => {
