@@ -1,6 +1,6 @@
 // The relay on workerd, as a process: what every relay at the edge does, and what a Durable Object has
 // to do differently. It counts its wake-ups itself (`/v1/hubs/KEY`), and whoever asks wakes it.
-// seconds: 240
+// seconds: 300
 // alone
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -69,6 +69,47 @@ worker(
     assert.is(home.frames.length, 0)
     assert.is((await home.request({ do: 'release', name: 'sleepy' }))['ok'], true)
     await Promise.all([visit.close(), home.close()])
+  },
+)
+
+worker(
+  'a star that slept still knows who was granted its names, and who entered its room',
+  async () => {
+    const { secret } = await makeKey(edge.relay, { scope: 'sleepers' })
+    const guestSecret = (await makeKey(edge.relay, { scope: 'guests' })).secret
+    const home = await link({ secret })
+    const answer = await fetch(`${edge.relay.url}/api/v1/grants`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${secret}`, 'content-type': 'application/json' },
+      body: JSON.stringify({ names: 'drows*', to: 'guests' }),
+    })
+    assert.is(answer.status, 201)
+    await home.claim('drowsy', { kind: 'agent', mode: 'session' })
+    const guest = await link({ secret: guestSecret })
+    const visit = await link({
+      role: 'visit',
+      target: home.key,
+      secret: guestSecret,
+      identity: guest.identity,
+    })
+    const { room } = await home.request({ do: 'room' })
+    const { token } = await guest.request({ do: 'enter', room })
+    const before = await report(home.key)
+    // Twice: the object that told it of the entry goes to sleep first.
+  await pause(2 * ASLEEP_MS)
+    home.onOpen = echo
+    const tail = Uint8Array.from(Buffer.from(String(token), 'hex'))
+    const open = (kind: 'pair' | 'session', endpoint: string, tail: Uint8Array): Stream =>
+      visit.mux.open({ kind, port: 0, address: '', endpoint, tail })
+    const sent = fast.randomBytes(1000)
+    same(await through(open('pair', String(room), tail), sent), sent)
+    same(await through(open('session', 'drowsy', new Uint8Array(0)), sent), sent)
+    assert.ok((await report(home.key)).wakes > before.wakes, 'it did sleep')
+    await pause(ASLEEP_MS)
+    await home.close()
+    const gone = await guest.request({ do: 'enter', room })
+    assert.is((gone['error'] as { code: string }).code, 'pair/unknown-room')
+    await Promise.all([visit.close(), guest.close()])
   },
 )
 
