@@ -43,7 +43,6 @@ import { Transcript, type TranscriptStep } from './transcript.ts'
 
 export * from './session_options.ts'
 
-// Our own choices.
 /** How long an end is waited for, and how long the last bytes may take to leave. */
 export const CLOSE_MS = 5000
 /** On a carrier that is held: more than any port has on its way when paused. */
@@ -170,7 +169,6 @@ export class Session {
     return this.#sender.keptBytes
   }
 
-  /** Present once the session is closed. */
   get ended(): SessionEnd | undefined {
     return this.#ended
   }
@@ -245,7 +243,6 @@ export class Session {
     return this.#carrier === undefined && this.#ended === undefined
   }
 
-  /** How many records of the peer were opened. */
   get received(): number {
     return this.#receiver.opened
   }

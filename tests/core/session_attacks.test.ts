@@ -5,7 +5,7 @@
 // runtimes: bun, node, deno
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { ByteWriter, concat, EMPTY, fromHex, hex, text, utf8 } from '../../core/bytes.ts'
+import { ByteWriter, EMPTY, fromHex, hex, text, utf8 } from '../../core/bytes.ts'
 import {
   encodeEnvelope,
   ENVELOPE,
