@@ -62,6 +62,8 @@ export interface PeerPorts {
     request: { service: string; peer: PeerView; calledSelf: readonly string[] },
     error: TunnelError,
   ): void
+  /** A carrier was dropped, and why: nobody is told who may have been a stranger. For logs. */
+  dropped?(error: TunnelError): void
   /** Keeps what passes in sessions; see trail.ts. */
   trail?(session: { id: Uint8Array; service: string; peer: Peer; role: string }): Trail | undefined
 }
@@ -111,6 +113,7 @@ export class Peers {
       onSession: (session) => this.#taken(session),
     })
   }
+      onDropped: (error) => this.#ports.dropped?.(error),
 
   /** Sessions of others that are open. */
   get sessions(): Session[] {

@@ -24,6 +24,7 @@ export interface PresenceOptions {
   joining: Joining
   tell(sentence: string): void
   onState?(state: UplinkState): void
+  dropped?: PeerPorts['dropped']
   onNotice?(notice: { code: string; message: string }): void
   refused?: PeerPorts['refused']
   trail?: PeerPorts['trail']
@@ -104,6 +105,7 @@ export class Presence {
       trust: this.trust,
       passports: profile.knownPassports(),
       access: () => profile.access(),
+      ...(options.dropped ? { dropped: options.dropped } : {}),
       tell,
       ...(options.refused ? { refused: options.refused } : {}),
       ...(options.trail ? { trail: options.trail } : {}),
