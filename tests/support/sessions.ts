@@ -9,7 +9,7 @@ import type { TunnelError } from '../../core/errors.ts'
 import { initiate, type InitiateOptions } from '../../core/initiate.ts'
 import { generateIdentity, type Identity } from '../../core/key.ts'
 import type { Stream } from '../../core/mux.ts'
-import type { StaticKey, Suite } from '../../core/noise.ts'
+import type { StaticKey } from '../../core/noise.ts'
 import { suiteName } from '../../core/opening.ts'
 import { encodePassport, openPassport, type Passport } from '../../core/passport.ts'
 import { Responder, type ResponderOptions } from '../../core/responder.ts'
@@ -251,8 +251,4 @@ export class Collector {
   get content(): Uint8Array {
     return this.#parts.length === 0 ? EMPTY : concat(...this.#parts)
   }
-}
-
-export function otherSuite(suite: Suite): Suite {
-  return suite === 'aesgcm' ? 'chachapoly' : 'aesgcm'
 }
