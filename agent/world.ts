@@ -8,6 +8,7 @@
 import type { Clock } from '../core/clock.ts'
 import type { Crypto } from '../core/crypto.ts'
 import type { DuplexShape } from '../core/duplex_conn.ts'
+import type { TunnelError } from '../core/errors.ts'
 import type { Conn, Listener, Socket } from '../core/socket.ts'
 
 export interface World {
@@ -67,12 +68,20 @@ export interface TerminalOutput {
 
 /** Paths are absolute. Every failure is a `TunnelError` `files/…` that names the path. */
 export interface Files {
-  /** Whole content; undefined when there is no such file. Refuses more than `bytesMax` (default 1 MiB) with `files/size`. */
-  read(path: string, options?: { bytesMax?: number }): Promise<Uint8Array | undefined>
+  /**
+   * Whole content; undefined when there is no such file. Refuses more than `bytesMax` (default 1 MiB) with
+   * `files/size`, or with `head` gives that much of it.
+   */
+  read(
+    path: string,
+    options?: { bytesMax?: number; head?: boolean },
+  ): Promise<Uint8Array | undefined>
   /** Replaces the file in one step: mode 0600, directories on the way made with 0700, synced to disk. */
   write(path: string, content: Uint8Array): Promise<void>
   /** Adds to the end; mode 0600 when it makes the file. */
   append(path: string, content: Uint8Array): Promise<void>
+  /** A new file that grows at its end, mode 0600. Throws `files/append`, also when it is there already. */
+  appender(path: string): Promise<Appender>
   /** Names in a directory, sorted; none when it is not there. */
   list(path: string): Promise<string[]>
   /** Removes a file; nothing happens when it is not there. */
@@ -86,6 +95,16 @@ export interface Files {
    * the lock file itself.
    */
   lock(path: string, options?: { waitMs?: number }): Promise<(() => Promise<void>) | undefined>
+}
+
+export interface Appender {
+  /** Kept in memory until it is written, at the end of this turn; dropped after an error. */
+  write(bytes: Uint8Array): void
+  /** When all that was written is on the disk, or `error` says why not. */
+  sync(): Promise<void>
+  close(): Promise<void>
+  /** What ended the writing, such as a full disk. */
+  readonly error: TunnelError | undefined
 }
 
 export interface FileInfo {

@@ -9,6 +9,7 @@ import { basename, dirname, join } from 'node:path'
 import { randomBytes } from 'node:crypto'
 import { TunnelError } from '../../core/errors.ts'
 import type { FileInfo, Files } from '../world.ts'
+import { openAppender } from './appender.ts'
 
 /** Most that `read` takes in where the caller names no limit. */
 const READ_BYTES_MAX = 1_048_576
@@ -21,11 +22,21 @@ const LOCK_POLL_MS = 20
 const MODE_FILE = 0o600
 const MODE_DIRECTORY = 0o700
 
-export const hostFiles: Files = { read, write, append, list, remove, info, watch, lock }
+export const hostFiles: Files = {
+  read,
+  write,
+  append,
+  appender: openAppender,
+  list,
+  remove,
+  info,
+  watch,
+  lock,
+}
 
 async function read(
   path: string,
-  options: { bytesMax?: number } = {},
+  options: { bytesMax?: number; head?: boolean } = {},
 ): Promise<Uint8Array | undefined> {
   const bytesMax = options.bytesMax ?? READ_BYTES_MAX
   try {
@@ -39,6 +50,7 @@ async function read(
         if (bytesRead === 0) return buffer.subarray(0, length)
         length += bytesRead
       }
+      if (options.head) return buffer.subarray(0, bytesMax)
       throw new TunnelError(
         'files/size',
         `Cannot read ${path}: found more than ${buffer.length - 1} bytes`,
