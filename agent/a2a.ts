@@ -110,7 +110,7 @@ export async function sendMessage(
   const answer = readAnswer(flow, sink)
   // What breaks the answer ends the sending too, and is what is told.
   answer.catch(() => {})
-  const sending = (async () => {
+  const sending = (async (): Promise<void> => {
     let sentBytes = 0
     for await (const chunk of body) {
       sentBytes += chunk.length
@@ -121,9 +121,13 @@ export async function sendMessage(
     }
     flow.end()
   })()
+  // After an early result nobody waits for it any more.
+  sending.catch(() => {})
   try {
     await Promise.race([sending, answer])
-    return await answer
+    const result = await answer
+    flow.end()
+    return result
   } catch (error) {
     flow.abort()
     throw isTunnelError(error) && /^(a2a|stream)\//.test(error.code) ? error : broken(error)
@@ -200,6 +204,11 @@ export class Incoming {
   /** Bytes read so far. */
   get bytes(): number {
     return this.#receivedBytes
+  }
+
+  /** Resolves when the stream is closed, in whichever way. */
+  get over(): Promise<void> {
+    return this.#flow.over
   }
 
   /** Fires when the sender went away before the result. */
@@ -289,10 +298,14 @@ class Flow {
   #draining = false
   error: Error | undefined
   #wake: (() => void) | undefined
-  #drained: (() => void) | undefined
+  /** A program's output and errors may both wait. */
+  #drains: (() => void)[] = []
+  readonly over: Promise<void>
+  #settle!: () => void
 
   constructor(conn: Conn) {
     this.#conn = conn
+    this.over = new Promise((resolve) => void (this.#settle = resolve))
     conn.handle({
       data: (bytes) => {
         if (this.#draining) return
@@ -300,7 +313,7 @@ class Flow {
         conn.pause()
         this.#wake?.()
       },
-      drain: () => this.#drained?.(),
+      drain: () => this.#drained(),
       end: () => {
         this.#ended = true
         this.#wake?.()
@@ -311,9 +324,14 @@ class Flow {
         this.error = error
         if (error) this.#gone.abort(error)
         this.#wake?.()
-        this.#drained?.()
+        this.#drained()
+        this.#settle()
       },
     })
+  }
+
+  #drained(): void {
+    for (const wake of this.#drains.splice(0)) wake()
   }
 
   get gone(): AbortSignal {
@@ -340,9 +358,8 @@ class Flow {
     if (this.#closed) throw broken(this.error)
     const sent = this.#conn.write(bytes)
     if (sent === 'lost') throw broken(this.error)
-    while (sent === 'queued' && this.#conn.buffered() > 0 && !this.#closed) {
-      await new Promise<void>((resolve) => void (this.#drained = resolve))
-      break
+    if (sent === 'queued' && this.#conn.buffered() > 0) {
+      await new Promise<void>((resolve) => void this.#drains.push(resolve))
     }
   }
 

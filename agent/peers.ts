@@ -92,6 +92,8 @@ export class Peers {
   readonly #services = new Map<string, ServedService>()
   readonly #views = new WeakMap<SessionRequest['encoded'], PeerView>()
   readonly #own = new Set<Session>()
+  readonly #taking = new Set<Session>()
+  #emptied: (() => void)[] = []
   readonly #responder: Responder
 
   constructor(ports: PeerPorts) {
@@ -111,9 +113,9 @@ export class Peers {
       },
       admit: (request) => this.#admit(request),
       onSession: (session) => this.#taken(session),
+      onDropped: (error) => this.#ports.dropped?.(error),
     })
   }
-      onDropped: (error) => this.#ports.dropped?.(error),
 
   /** Sessions of others that are open. */
   get sessions(): Session[] {
@@ -135,6 +137,20 @@ export class Peers {
       stream.accept()
       this.#responder.acceptChannel(stream, tail.slice(GROUP_BYTES))
     } else stream.reset(RESET.refused)
+  }
+
+  /** Ends all sessions in good order: resolves when the others have agreed, or after 5 s. */
+  async end(): Promise<void> {
+    for (const session of [...this.#own, ...this.#taking]) session.close()
+    if (this.#own.size + this.#taking.size === 0) return
+    await new Promise<void>((resolve) => void this.#emptied.push(resolve))
+  }
+
+  #gone(session: Session): void {
+    this.#own.delete(session)
+    this.#taking.delete(session)
+    if (this.#own.size + this.#taking.size > 0) return
+    for (const resolve of this.#emptied.splice(0)) resolve()
   }
 
   /** Ends all sessions; those who are in them are told. */
@@ -265,7 +281,7 @@ export class Peers {
       onState: events.onState,
       onTranscript: (event) => trail?.event(event),
       closed: (end) => {
-        this.#own.delete(session)
+        this.#gone(session)
         trail?.closed()
         events.closed?.(end)
       },
@@ -356,10 +372,12 @@ export class Peers {
     const { service } = session
     const trail = this.#ports.trail?.({ id: session.id, service, peer, role: 'responder' })
     const events = this.#services.get(service)!.session(session, peer, view)
+    this.#taking.add(session)
     return {
       ...events,
       onTranscript: (event) => trail?.event(event),
       closed: (end) => {
+        this.#gone(session)
         trail?.closed()
         events.closed(end)
       },

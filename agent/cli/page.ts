@@ -19,6 +19,8 @@ export interface Flag {
   readonly help: string
   /** May be given several times. */
   readonly many?: boolean
+  /** Takes all that follows it, as it is; a list. */
+  readonly rest?: boolean
 }
 
 export interface Page {
@@ -28,6 +30,8 @@ export interface Page {
   readonly summary: string
   /** Positional arguments; `[NAME]` may be left out. */
   readonly args?: readonly string[]
+  /** Said to who types arguments where there are none. */
+  readonly refusesArgs?: string
   readonly examples: readonly (readonly [command: string, what: string])[]
   readonly flags: readonly Flag[]
   /** A few lines after the flags. */

@@ -104,3 +104,22 @@ export function defaultName(upstream: Upstream, identity: Identity): string {
   const label = base.toLowerCase().replace(/[^a-z0-9]+/g, '-').replace(/^-+|-+$/g, '').slice(0, 40)
   return label === '' ? key : `${label}-${key}`
 }
+
+/** What an agent is called that takes sessions and that nobody has named. */
+export function defaultAgentName(identity: Identity): string {
+  return `agent-${formatKey(identity.public).slice(0, NAME_KEY_LETTERS)}`
+}
+
+/** `30s`, `5m`, `1h` in milliseconds; undefined when it was not given. Throws `cli/duration`. */
+export function durationOf(given: Given, name: string): number | undefined {
+  const words = textOf(given, name)
+  if (words === undefined) return undefined
+  const parts = /^(\d{1,6})(ms|s|m|h)$/.exec(words)
+  const units = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 }
+  const ms = parts ? Number(parts[1]) * units[parts[2] as keyof typeof units] : 0
+  if (ms > 0 && ms <= 604_800_000) return ms
+  throw new TunnelError(
+    'cli/duration',
+    `Cannot read --${name}: found "${words}", expected a time such as 30s, 5m or 1h`,
+  )
+}

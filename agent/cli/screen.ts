@@ -182,6 +182,15 @@ export function printable(text: string): string {
   return text.replace(/[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g, ' ')
 }
 
+/** The same for text of several lines: line feeds and tabs stay. */
+export function printableLines(text: string): string {
+  return text.replace(
+    // deno-lint-ignore no-control-regex
+    /[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g,
+    ' ',
+  )
+}
+
 /** Rows under their headings, as wide as their longest entry. */
 export function columns(heads: readonly string[], rows: readonly (readonly string[])[]): string {
   const all = [heads, ...rows]
