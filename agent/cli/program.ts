@@ -11,6 +11,13 @@ import type { Command, Given, Page } from './page.ts'
 
 const EXIT_ERROR = 1
 const EXIT_USAGE = 2
+/** Errors that a script wants to tell from all others. */
+const EXIT_CODES: Readonly<Record<string, number>> = {
+  'pair/guessed': 5,
+  'verify/different': 5,
+  'sas/commitment': 5,
+  'sas/reflected': 5,
+}
 
 interface Verb {
   summary: string
@@ -34,6 +41,10 @@ const VERBS: Readonly<Record<string, Verb>> = {
   connect: {
     summary: "reach another agent's private endpoint",
     load: async () => (await import('../commands/connect.ts')).connect,
+  },
+  pair: {
+    summary: 'pair with another machine by a short code',
+    load: async () => (await import('../commands/pair.ts')).pair,
   },
   relay: {
     summary: 'run a relay, or manage one',
@@ -97,6 +108,23 @@ const VERBS: Readonly<Record<string, Verb>> = {
         },
       },
     },
+  },
+  a2a: {
+    summary: 'messages between agents',
+    verbs: {
+      send: {
+        summary: 'send a message to another agent, or to many',
+        load: async () => (await import('../commands/a2a_send.ts')).sendA2a,
+      },
+      listen: {
+        summary: 'take messages from other agents',
+        load: async () => (await import('../commands/a2a_listen.ts')).listenA2a,
+      },
+    },
+  },
+  agents: {
+    summary: 'list the agents that you see',
+    load: async () => (await import('../commands/agents.ts')).agents,
   },
   status: {
     summary: 'show the relay, the identity and what is being served',
@@ -199,7 +227,7 @@ export async function runProgram(argv: readonly string[], world: World): Promise
     const error = asTunnelError(thrown, 'cli/fault')
     if (json) stdout.write(`${JSON.stringify({ event: 'error', ...error.toJSON() })}\n`)
     stderr.write(`${describeError(error)}\n`)
-    return started ? EXIT_ERROR : EXIT_USAGE
+    return started ? EXIT_CODES[error.code] ?? EXIT_ERROR : EXIT_USAGE
   }
 }
 
@@ -275,16 +303,22 @@ export function readArguments(page: Page, argv: readonly string[]): Given | 'hel
   for (const arg of page.args ?? []) {
     parser.argument(arg.startsWith('[') ? arg : `<${arg}>`)
   }
-  for (const { name, value, many } of page.flags) {
+  const rest = page.flags.find((flag) => flag.rest && argv.includes(`--${flag.name}`))
+  const cut = rest === undefined ? argv.length : argv.indexOf(`--${rest.name}`)
+  for (const { name, value, many, rest } of page.flags) {
+    if (rest) continue
     const option = new Option(`--${name}${value === undefined ? '' : ' <value>'}`)
     if (many) option.argParser((one: string, before: string[] = []) => [...before, one])
     parser.addOption(option)
   }
   try {
-    parser.parse([...argv], { from: 'user' })
+    parser.parse(argv.slice(0, cut), { from: 'user' })
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error
     if (error.code === 'commander.helpDisplayed') return 'help'
+    if (error.code === 'commander.excessArguments' && page.refusesArgs !== undefined) {
+      throw new TunnelError('cli/argument', `Cannot take that argument: ${page.refusesArgs}`)
+    }
     const words = error.message.replace(/^error: /, '').replace(/\s*\n\s*/g, ' ')
     throw new TunnelError('cli/usage', `Cannot read the command line: ${words}`, {
       hint: `See "${page.name} --help".`,
@@ -295,6 +329,16 @@ export function readArguments(page: Page, argv: readonly string[]): Given | 'hel
   for (const option of parser.options) {
     const value: unknown = values[option.attributeName()]
     if (value !== undefined) flags[option.name()] = value as string | boolean | string[]
+  }
+  if (rest) {
+    flags[rest.name] = argv.slice(cut + 1)
+    if (cut + 1 === argv.length) {
+      throw new TunnelError(
+        'cli/usage',
+        `Cannot read the command line: --${rest.name} needs ${rest.value}`,
+        { hint: `See "${page.name} --help".` },
+      )
+    }
   }
   return { args: parser.args, flags }
 }
