@@ -47,7 +47,7 @@ export interface Fault {
   kind: FaultKind
   /** As seen from the trail's own side. */
   direction: Direction
-  /** The first record, commitment or checkpoint (counted in the file) that can be wrong. */
+  /** The first record, commitment or checkpoint, counted in the file, that can be wrong. */
   from: number
   /** The last one that can be. */
   to: number
@@ -109,6 +109,7 @@ class Verifier {
     for (const direction of DIRECTIONS) this.#checkCounters(direction)
     const opened = this.#openCheckpoints()
     for (const direction of DIRECTIONS) {
+      this.#checkPlaces(direction)
       this.#checkChain(direction, opened)
       this.#checkCommitments(direction, opened)
       this.#checkOpenings(direction)
@@ -146,32 +147,34 @@ class Verifier {
   /** Those whose signature holds, in the order of the file. */
   #openCheckpoints(): Opened[] {
     const opened: Opened[] = []
-    const carried = { sent: 0, received: 0 }
     for (const [i, entry] of this.#trail.checkpoints.entries()) {
-      const { direction } = entry
-      carried[direction]++
-      const signer = signerOf(this.#trail, direction)
-      const checkpoint = this.#open(entry, signer)
+      const checkpoint = this.#open(entry, signerOf(this.#trail, entry.direction))
       if (!checkpoint) {
-        this.#fault('signature', direction, i)
+        this.#fault('signature', entry.direction, i)
         continue
       }
-      if (checkpoint.final) this.#final[direction] = true
-      // Sent ones were written before the record that carried them, received ones behind it.
-      const carrier = direction === 'sent' ? entry.after.sent : entry.after.received - 1
-      if (checkpoint.sent !== carrier) this.#fault('checkpoint', direction, i)
+      if (checkpoint.final) this.#final[entry.direction] = true
+      if (checkpoint.sent !== placeOf(entry)) this.#fault('checkpoint', entry.direction, i)
       opened.push({ ...entry, checkpoint })
     }
-    for (const direction of DIRECTIONS) {
-      const carriers = this.#trail.records[direction].filter(({ type }) => type === CHECKPOINT_TYPE)
-      const missing = carriers.length - carried[direction]
-      // A crash may part a checkpoint and its record, at the end alone.
-      const allowed = direction === 'sent' ? -1 : 1
-      if (missing !== 0 && missing !== allowed) {
-        this.#fault('checkpoint', direction, 0, this.#trail.checkpoints.length)
-      }
-    }
     return opened
+  }
+
+  /** Each checkpoint stands beside the record that carried it, and each such record has one. */
+  #checkPlaces(direction: Direction): void {
+    const records = this.#trail.records[direction]
+    const places = this.#trail.checkpoints.filter((one) => one.direction === direction).map(placeOf)
+    const unmatched = new Set<number>()
+    for (const [place, { type }] of records.entries()) {
+      if (type === CHECKPOINT_TYPE) unmatched.add(place)
+    }
+    // A crash may part the two at the end: sent ones come before their record, received ones behind.
+    if (direction === 'sent' && places.at(-1) === records.length) places.pop()
+    for (const place of places) {
+      if (!unmatched.delete(place)) this.#fault('checkpoint', direction, place)
+    }
+    if (direction === 'received') unmatched.delete(records.length - 1)
+    for (const place of unmatched) this.#fault('checkpoint', direction, place)
   }
 
   #open(entry: TrailCheckpoint, role: Role): Checkpoint | undefined {
@@ -243,6 +246,11 @@ class Verifier {
 
 interface Opened extends TrailCheckpoint {
   checkpoint: Checkpoint
+}
+
+/** The place among the records of its direction where the one that carried it must be. */
+function placeOf({ direction, after }: TrailCheckpoint): number {
+  return direction === 'sent' ? after.sent : after.received - 1
 }
 
 interface Claim {
