@@ -16,6 +16,7 @@ import {
 import type { Passport } from '../core/passport.ts'
 import type { Conn } from '../core/socket.ts'
 import type { TicketClass } from '../core/ticket.ts'
+import { fromBase64, toBase64 } from './base64.ts'
 import { BulkPool } from './bulk.ts'
 import type { Offer } from './bulk.ts'
 import type { LinkPorts } from './link.ts'
@@ -23,6 +24,8 @@ import type { Tunnel } from './tunnel.ts'
 import { Uplink } from './uplink.ts'
 import type { Up, UplinkState } from './uplink.ts'
 import type { World } from './world.ts'
+
+export { fromBase64, toBase64 }
 
 /** How long a passport is good for; published anew when less than half is left. */
 const PASSPORT_MS = 30 * 86_400_000
@@ -47,6 +50,8 @@ export interface AgentOptions extends Omit<LinkPorts, 'open' | 'clock' | 'crypto
   onPeer?(stream: Stream): void
   /** SHA-256 of certificates besides those of the tunnels, such as the one `connect` shows. */
   certificates?: () => Promise<Uint8Array[]>
+  /** What this identity has every relay know of it: whom it follows, who vouches for it. */
+  statements?: () => Promise<Uint8Array[]>
   onState?(state: UplinkState): void
   onNotice?(notice: { code: string; message: string }): void
 }
@@ -132,6 +137,7 @@ export class Agent {
   async #admitted(up: Up): Promise<void> {
     // The passport first: who may connect is asked of it as soon as the name leads here.
     await this.#publish()
+    await this.#state()
     for (const tunnel of this.#tunnels.values()) {
       tunnel.claimed(await this.uplink.request(tunnel.claim()))
     }
@@ -140,6 +146,18 @@ export class Agent {
     }
     this.#closePools()
     if (up.welcome.bulk > 0 && this.#options.bulkLinks !== false) this.#openPools(up)
+  }
+
+  /** Before any name leads here: whoever pinned a predecessor finds why it may follow. */
+  async #state(): Promise<void> {
+    for (const statement of await this.#options.statements?.() ?? []) {
+      try {
+        await this.uplink.request({ do: 'publish', statement: toBase64(statement) })
+      } catch (error) {
+        // What a relay will not keep is no reason not to be there.
+        if (!isTunnelError(error) || error.code.startsWith('uplink/')) throw error
+      }
+    }
   }
 
   #openPools(up: Up): void {
@@ -321,19 +339,4 @@ function unique(list: Uint8Array[]): Uint8Array[] {
 export function isLoopback(host: string): boolean {
   return host === 'localhost' || host.endsWith('.localhost') || host === '::1' ||
     /^127\./.test(host)
-}
-
-export function toBase64(bytes: Uint8Array): string {
-  return btoa(String.fromCharCode(...bytes))
-}
-
-/** Throws `agent/base64`. */
-export function fromBase64(text: string): Uint8Array {
-  try {
-    return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))
-  } catch (cause) {
-    throw new TunnelError('agent/base64', "Cannot read the relay's answer: expected base64", {
-      cause,
-    })
-  }
 }

@@ -14,7 +14,11 @@ export function joinedAgent(
   joining: Joining,
   { unopened, ...options }: JoinedAgentOptions,
 ): Agent {
-  return new Agent(world, { ...options, ...linkPorts(joining, unopened) })
+  return new Agent(world, {
+    statements: () => joining.profile.ownStatements(),
+    ...options,
+    ...linkPorts(joining, unopened),
+  })
 }
 
 /** What links of this identity to this relay need, home links and visit links. */

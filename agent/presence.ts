@@ -2,8 +2,8 @@
  * One process of this identity that peers can reach and that reaches peers: the uplink, the links to
  * other stars, trust and sessions, wired together for the commands that need them.
  */
-import { fromBase64 } from './agent.ts'
 import type { Agent } from './agent.ts'
+import { askStatements } from './enquiry.ts'
 import type { Joining } from './join.ts'
 import { joinedAgent, linkPorts } from './joined_agent.ts'
 import { Peers } from './peers.ts'
@@ -17,16 +17,14 @@ import type { Stream } from '../core/mux.ts'
 
 /** From the start until the relay has let us in, where a command waits for it. */
 const READY_MS_MAX = 30_000
-/** Answers to one question about statements; each has at least one. */
-const PAGES_MAX = 16
 
 export interface PresenceOptions {
   joining: Joining
   tell(sentence: string): void
   onState?(state: UplinkState): void
-  dropped?: PeerPorts['dropped']
   onNotice?(notice: { code: string; message: string }): void
   refused?: PeerPorts['refused']
+  dropped?: PeerPorts['dropped']
   trail?: PeerPorts['trail']
   /** Streams of kind `pair`. */
   onPair?(stream: Stream): void
@@ -105,9 +103,9 @@ export class Presence {
       trust: this.trust,
       passports: profile.knownPassports(),
       access: () => profile.access(),
-      ...(options.dropped ? { dropped: options.dropped } : {}),
       tell,
       ...(options.refused ? { refused: options.refused } : {}),
+      ...(options.dropped ? { dropped: options.dropped } : {}),
       ...(options.trail ? { trail: options.trail } : {}),
     })
     this.agent.start()
@@ -126,21 +124,13 @@ export class Presence {
 
   /** What the relay keeps about a KEY, unverified; none where it does not answer. */
   async statements(key: string): Promise<Uint8Array[]> {
-    const all: Uint8Array[] = []
-    let after = 0
-    try {
-      for (let page = 0; page < PAGES_MAX; page++) {
-        const reply = await this.agent.uplink.request({ do: 'statements', key, after })
-        const { statements, next } = reply
-        if (!Array.isArray(statements)) break
-        for (const one of statements) if (typeof one === 'string') all.push(fromBase64(one))
-        if (typeof next !== 'number' || next <= after) break
-        after = next
-      }
-    } catch (error) {
-      if (!isTunnelError(error)) throw error
-    }
-    return all
+    return await askStatements(this.agent.uplink, key)
+  }
+
+  /** Ends the sessions in good order, which takes 5 s at most, and then all the rest. */
+  async end(): Promise<void> {
+    await this.peers.end()
+    this.close()
   }
 
   close(): void {

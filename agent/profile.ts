@@ -3,21 +3,23 @@
  * a person can read, move and back up. Secret files are 0600 and are refused when they are wider.
  *
  *   config  ~/.config/sotto        identity, session_key, settings.json, known_agents, known_relays,
- *                                  known_passports
+ *                                  known_passports, known_withdrawals, statements, authorities/
  *   state   ~/.local/state/sotto   certificates/, locks/
  *
  * `XDG_CONFIG_HOME` and `XDG_STATE_HOME` are honoured; `SOTTO_HOME` moves both below itself.
  */
 import { base32nopad } from '@scure/base'
-import { text, utf8 } from '../core/bytes.ts'
+import { equal, text, utf8 } from '../core/bytes.ts'
 import { KEY_BYTES } from '../core/crypto.ts'
 import { TunnelError } from '../core/errors.ts'
-import { formatKey, generateIdentity } from '../core/key.ts'
+import { formatKey, generateIdentity, isName } from '../core/key.ts'
 import type { Identity } from '../core/key.ts'
 import { checkLabels } from '../core/labels.ts'
 import type { Labels } from '../core/labels.ts'
+import { encodeStatement, ROTATIONS_MAX, STATEMENTS_MAX } from '../core/statement.ts'
 import { readAccess } from './access.ts'
 import type { AccessRule } from './access.ts'
+import { fromBase64, toBase64 } from './base64.ts'
 import { KnownAgents, KnownPassports, KnownRelays } from './known_agents.ts'
 import { KnownWithdrawals } from './withdrawals.ts'
 import type { TlsIdentity, World } from './world.ts'
@@ -26,6 +28,7 @@ import type { TlsIdentity, World } from './world.ts'
 const LOCK_MS_MAX = 5_000
 const SETTINGS_BYTES_MAX = 65_536
 const PEM_BYTES_MAX = 262_144
+const STATEMENTS_FILE_BYTES_MAX = 131_072
 
 const IDENTITY_HEAD =
   `# The identity of this agent. Whoever holds this file is this agent: keep it private,
@@ -85,15 +88,56 @@ export class Profile {
       const existing = await this.#readIdentity()
       if (existing) return existing
       const made = generateIdentity(this.#world.crypto)
-      const lines = [
-        IDENTITY_HEAD,
-        `# public: ${formatKey(made.public)}`,
-        `seed: ${base32nopad.encode(made.seed).toLowerCase()}`,
-        '',
-      ]
-      await this.#world.files.write(this.identityPath, utf8(lines.join('\n')))
+      await this.#writeIdentity(made, [])
       return made
     })
+  }
+
+  /** Statements by which earlier identities of this profile led to the one of now. */
+  async rotations(): Promise<Uint8Array[]> {
+    const content = await this.#readSecret(this.identityPath, SETTINGS_BYTES_MAX)
+    return content === undefined ? [] : readRotations(this.identityPath, content)
+  }
+
+  /**
+   * Puts a new identity in the place of this one, with the statement by which it follows, in one
+   * step: whatever happens, either the old one works or the new one. Sessions get a new key as well.
+   * Throws as `identity` does.
+   */
+  async rotateIdentity(): Promise<{ old: Identity; next: Identity; statement: Uint8Array }> {
+    const { crypto, clock, files } = this.#world
+    await this.identity()
+    return await this.locked('identity', async () => {
+      const old = (await this.#readIdentity())!
+      const next = generateIdentity(crypto)
+      const seeds = [old, next]
+      const statement = encodeStatement(
+        {
+          kind: 'rotation',
+          old: old.public,
+          new: next.public,
+          time: clock.now(),
+        },
+        (message, signer) =>
+          crypto.ed25519Sign(seeds.find((one) => equal(one.public, signer))!.seed, message),
+      )
+      const before = await this.rotations()
+      // First: a passport names the new key soon, whichever identity it is of.
+      await this.locked('session_key', () => files.remove(this.#sessionKeyPath))
+      await this.#writeIdentity(next, [...before, statement].slice(-ROTATIONS_MAX))
+      return { old, next, statement }
+    })
+  }
+
+  async #writeIdentity(identity: Identity, rotations: readonly Uint8Array[]): Promise<void> {
+    const lines = [
+      IDENTITY_HEAD,
+      `# public: ${formatKey(identity.public)}`,
+      `seed: ${base32nopad.encode(identity.seed).toLowerCase()}`,
+      ...rotations.map((bytes) => `rotation: ${toBase64(bytes)}`),
+      '',
+    ]
+    await this.#world.files.write(this.identityPath, utf8(lines.join('\n')))
   }
 
   async #readIdentity(): Promise<Identity | undefined> {
@@ -103,6 +147,50 @@ export class Profile {
       hint: `Restore it from a copy. Without one, move ${path} away and a new identity is made; ` +
         'peers and relays that pinned the old one must be told.',
     })
+    return seed && { seed, public: this.#world.crypto.ed25519Public(seed) }
+  }
+
+  /** What this identity tells every relay of itself: whom it follows, and who vouches for it. */
+  async ownStatements(): Promise<Uint8Array[]> {
+    return [...await this.rotations(), ...await this.#keptStatements()]
+  }
+
+  /** Keeps a statement on this identity, such as a vouch, for every relay; the newest last. */
+  async keepStatement(statement: Uint8Array): Promise<void> {
+    await this.locked('statements', async () => {
+      const line = toBase64(statement)
+      const kept = (await this.#keptStatements()).map(toBase64).filter((one) => one !== line)
+      const lines = [...kept, line].slice(-STATEMENTS_MAX).map((one) => `${one}\n`)
+      await this.#world.files.write(this.#statementsPath, utf8(lines.join('')))
+    })
+  }
+
+  get #statementsPath(): string {
+    return `${this.configDir}/statements`
+  }
+
+  async #keptStatements(): Promise<Uint8Array[]> {
+    const path = this.#statementsPath
+    const content = await this.#world.files.read(path, { bytesMax: STATEMENTS_FILE_BYTES_MAX })
+    const lines = content === undefined ? [] : asText(path, content).split('\n')
+    return lines.filter((line) => line !== '').map((line) => readStatement(path, line))
+  }
+
+  /** The folder of an authority: its key and its register, where its key is kept here. */
+  authorityPath(name: string): string {
+    return `${this.configDir}/authorities/${name}`
+  }
+
+  /** Names of the authorities whose keys are kept here. */
+  async authorityNames(): Promise<string[]> {
+    const names = await this.#world.files.list(`${this.configDir}/authorities`)
+    return names.filter(isName)
+  }
+
+  /** The identity in a file of the same form as this profile's own; undefined: there is no file. */
+  async identityAt(path: string): Promise<Identity | undefined> {
+    const hint = `Restore it from a copy: ${path}`
+    const seed = await this.#readKey(path, { label: 'seed', hint })
     return seed && { seed, public: this.#world.crypto.ed25519Public(seed) }
   }
 
@@ -338,6 +426,19 @@ function directories(world: Pick<World, 'env' | 'home'>): { configDir: string; s
   return {
     configDir: pick(XDG_CONFIG_HOME, '.config'),
     stateDir: pick(XDG_STATE_HOME, '.local/state'),
+  }
+}
+
+function readRotations(path: string, content: Uint8Array): Uint8Array[] {
+  return [...asText(path, content).matchAll(/^rotation: (.*)$/gm)]
+    .map(([, line]) => readStatement(path, line!))
+}
+
+function readStatement(path: string, line: string): Uint8Array {
+  try {
+    return fromBase64(line.trim())
+  } catch {
+    throw corrupt(path, 'a line that is no statement', { hint: `Mend it: ${path}` })
   }
 }
 
