@@ -54,7 +54,7 @@ function find(folder: string): string[] {
 function jobs(file: string): Job[] {
   const head = readFileSync(file, 'utf8').split('\n').slice(0, 12).join('\n')
   const said = (word: string): string[] | undefined =>
-    new RegExp(`^// ${word}: (.+)$`, 'm').exec(head)?.[1]?.trim().split(/\s+/)
+    new RegExp(`^// ${word}: (.+)$`, 'm').exec(head)?.[1]?.trim().split(/[\s,]+/)
   const name = relative(ROOT, file)
   const runtimes = (said('runtimes') ??
     (name.startsWith('tests/core/') ? ['bun', 'node', 'deno'] : ['bun'])) as Runtime[]
