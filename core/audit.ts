@@ -202,8 +202,8 @@ class Verifier {
         // All later ones differ too.
         return this.#fault('records', direction, agreed, count - 1)
       }
-      agreed = count
-      if (!own) this.#covered[direction] = count
+      // The own signature proves nothing against oneself: it can be made anew.
+      if (!own) this.#covered[direction] = agreed = count
     }
   }
 
@@ -225,7 +225,7 @@ class Verifier {
       if (at < count || !equal(chain, value)) {
         return this.#fault('commitments', direction, agreed, count - 1)
       }
-      agreed = count
+      if (!own) agreed = count
     }
   }
 
