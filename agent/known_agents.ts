@@ -203,14 +203,17 @@ export class KnownAgents {
     return names
   }
 
-  /** The pin of a name and KEY is marked: a person compared it. False: there is no such pin. */
-  async verify(name: string, key: string): Promise<boolean> {
+  /**
+   * The pin of a name and KEY is marked: a person compared it; or marked no longer. False: there is no
+   * such pin.
+   */
+  async verify(name: string, key: string, verified = true): Promise<boolean> {
     let found = false
     await this.#file.change((lines) =>
       lines.map(({ line, pin }) => {
         if (pin?.kind !== 'agent' || pin.name !== name || !this.#same(pin.key, key)) return line
         found = true
-        return this.#line({ ...pin, key, verified: true }, 'agent')
+        return this.#line({ ...pin, key, verified }, 'agent')
       })
     )
     return found

@@ -75,8 +75,8 @@ export interface Trail {
 
 /** What a process does with the sessions of one service that others open. */
 export interface ServedService {
-  /** The right that it needs. */
-  needs: Service
+  /** The right that it needs; or a judge of its own, for what no rule is about. */
+  needs: Service | ((view: PeerView) => boolean)
   /** A session was let in; what comes back hears its streams. */
   session(session: Session, peer: Peer, view: PeerView): Omit<SessionEvents, 'onTranscript'>
 }
@@ -350,8 +350,11 @@ export class Peers {
     const key = formatKey(request.identity)
     const view = await trust.view(key)
     const served = this.#services.get(request.service)
-    const rule = served && allowing(await access(), view, served.needs)
-    if (rule) {
+    const needs = served?.needs
+    const may = typeof needs === 'function'
+      ? needs(view)
+      : needs !== undefined && allowing(await access(), view, needs) !== undefined
+    if (may) {
       this.#views.set(request.encoded, view)
       return
     }
