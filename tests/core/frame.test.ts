@@ -146,7 +146,7 @@ frame('decodeFrame() names an unknown type, a wrong size and a wrong id', () => 
 frame('visits, credit and packets refuse what no honest end says', () => {
   const visit = frames.encodeVisit(VISIT)
   assert.is(
-    codeOf(() => frames.decodeVisit(Uint8Array.from([9, ...visit.subarray(1)]))),
+    codeOf(() => frames.decodeVisit(Uint8Array.from([10, ...visit.subarray(1)]))),
     'frame/visit',
   )
   assert.is(

@@ -144,7 +144,7 @@ test('one grant above any window ends the link', () => {
 test('frames that cannot be decoded end the link', () => {
   const bad: [FrameName, string, string][] = [
     ['open', '01 ffffffff 0000 00 00', 'frame/visit'],
-    ['open', '09 00000000 0000 00 00', 'frame/visit'],
+    ['open', '0a 00000000 0000 00 00', 'frame/visit'],
     ['open', '01 00000000 0000 05 61 00', 'frame/truncated'],
     ['packet', '0000 00', 'frame/packet'],
     ['packet', '0005 61', 'frame/truncated'],
