@@ -12,6 +12,8 @@ const WIDTH = 100
 export interface Flag {
   /** Long name without dashes. */
   readonly name: string
+  /** One letter, typed after one dash. */
+  readonly short?: string
   /** What its value is called; absent: a switch. */
   readonly value?: string
   /** The default in words, with its unit. */
@@ -166,8 +168,9 @@ export function table(rows: readonly (readonly [left: string, right: string])[])
   })
 }
 
-function flagWords({ name, value }: Flag): string {
-  return value === undefined ? `--${name}` : `--${name} ${value}`
+function flagWords({ name, short, value }: Flag): string {
+  const words = `${short === undefined ? '' : `-${short}, `}--${name}`
+  return value === undefined ? words : `${words} ${value}`
 }
 
 function flagHelp({ help, without, many }: Flag): string {

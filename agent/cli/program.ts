@@ -133,9 +133,24 @@ const VERBS: Readonly<Record<string, Verb>> = {
   identity: {
     summary: 'show who this agent is',
     load: async () => (await import('../commands/identity.ts')).identity,
+    verbs: {
+      rotate: {
+        summary: 'move to a new identity, which the old one signs',
+        load: async () => (await import('../commands/identity.ts')).rotateIdentity,
+      },
+      'revoke-certificate': {
+        summary: 'print what ends this identity for good, to be kept offline',
+        load: async () => (await import('../commands/identity.ts')).revokeCertificate,
+      },
+      revoke: {
+        summary: 'end an identity by its revocation certificate',
+        load: async () => (await import('../commands/identity.ts')).revokeIdentity,
+      },
+    },
   },
   peers: {
     summary: 'pins: which identity is behind which name',
+    load: async () => (await import('../commands/peers.ts')).peers,
     verbs: {
       list: {
         summary: 'list the pins',
@@ -148,6 +163,31 @@ const VERBS: Readonly<Record<string, Verb>> = {
       forget: {
         summary: 'remove the pins of a name',
         load: async () => (await import('../commands/peers.ts')).forgetPeer,
+      },
+    },
+  },
+  authority: {
+    summary: 'vouch for a fleet',
+    verbs: {
+      init: {
+        summary: 'make an authority',
+        load: async () => (await import('../commands/authority.ts')).initAuthority,
+      },
+      sign: {
+        summary: 'vouch for identities',
+        load: async () => (await import('../commands/authority.ts')).signVouches,
+      },
+      publish: {
+        summary: 'give signed statements to the relay',
+        load: async () => (await import('../commands/authority.ts')).publishStatements,
+      },
+      revoke: {
+        summary: 'take vouches back',
+        load: async () => (await import('../commands/authority.ts')).revokeVouches,
+      },
+      list: {
+        summary: 'list what was signed and taken back',
+        load: async () => (await import('../commands/authority.ts')).listVouches,
       },
     },
   },
@@ -305,9 +345,10 @@ export function readArguments(page: Page, argv: readonly string[]): Given | 'hel
   }
   const rest = page.flags.find((flag) => flag.rest && argv.includes(`--${flag.name}`))
   const cut = rest === undefined ? argv.length : argv.indexOf(`--${rest.name}`)
-  for (const { name, value, many, rest } of page.flags) {
+  for (const { name, short, value, many, rest } of page.flags) {
     if (rest) continue
-    const option = new Option(`--${name}${value === undefined ? '' : ' <value>'}`)
+    const letter = short === undefined ? '' : `-${short}, `
+    const option = new Option(`${letter}--${name}${value === undefined ? '' : ' <value>'}`)
     if (many) option.argParser((one: string, before: string[] = []) => [...before, one])
     parser.addOption(option)
   }
