@@ -214,6 +214,13 @@ export class Peers {
     return await this.#open(found.passport, { name, at: endpoint, service, trusted, events })
   }
 
+  /** The KEY among those that serve an endpoint that fits; nothing is pinned. Throws `dial/unknown`. */
+  async find(at: string, fits: (key: string) => boolean): Promise<string> {
+    const found = (await this.#resolve(at)).find(({ key }) => fits(key))
+    if (found) return found.key
+    throw away(at)
+  }
+
   /**
    * Whether somebody who is in a session would still be let in: rules and pins may have changed
    * since. What the relay knows is not asked again.
