@@ -160,6 +160,10 @@ const VERBS: Readonly<Record<string, Verb>> = {
         summary: 'pin an identity to a name',
         load: async () => (await import('../commands/peers.ts')).trustPeer,
       },
+      verify: {
+        summary: 'compare seven emoji with the person at the other machine',
+        load: async () => (await import('../commands/verify.ts')).verifyPeer,
+      },
       forget: {
         summary: 'remove the pins of a name',
         load: async () => (await import('../commands/peers.ts')).forgetPeer,
