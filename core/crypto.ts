@@ -27,6 +27,7 @@ import {
 export type {
   Crypto,
   Encapsulated,
+  HashStream,
   HkdfInput,
   MlkemKey,
   OpenInput,
@@ -139,6 +140,10 @@ function overNode(node: NodeCrypto): Probed {
       for (const part of parts) hash.update(part)
       return plain(hash.digest())
     },
+    sha256Stream() {
+      const hash = node.createHash('sha256')
+      return { update: (part) => void hash.update(part), digest: () => plain(hash.digest()) }
+    },
     hmacSha256(key, ...parts) {
       const mac = node.createHmac('sha256', key)
       for (const part of parts) mac.update(part)
@@ -250,6 +255,15 @@ export const PROBES: Readonly<
 > = Object.freeze({
   sha256: {
     ask: (crypto) => crypto.sha256(PROBE_KEY, PROBE_KEY),
+    answer: '7c26fdd1387b71ca2b32c7778087933352bceddf1b767f4f9230aa543df6153a',
+  },
+  sha256Stream: {
+    ask: (crypto) => {
+      const hash = crypto.sha256Stream()
+      hash.update(PROBE_KEY)
+      hash.update(PROBE_KEY)
+      return hash.digest()
+    },
     answer: '7c26fdd1387b71ca2b32c7778087933352bceddf1b767f4f9230aa543df6153a',
   },
   hmacSha256: {

@@ -82,6 +82,8 @@ export interface Crypto {
   randomBytes(count: number): Uint8Array
   /** 32 bytes over all parts in order (FIPS 180-4). */
   sha256(...parts: Uint8Array[]): Uint8Array
+  /** The same of what comes in pieces, such as a message that is nowhere held as a whole. */
+  sha256Stream(): HashStream
   /** 32 bytes over all parts in order (RFC 2104). */
   hmacSha256(key: Uint8Array, ...parts: Uint8Array[]): Uint8Array
   /** RFC 5869. */
@@ -116,6 +118,12 @@ export interface Crypto {
   mlkemEncapsulate(public1184: Uint8Array, random32: Uint8Array): Encapsulated
 }
 
+export interface HashStream {
+  update(part: Uint8Array): void
+  /** 32 bytes; nothing may be added after. */
+  digest(): Uint8Array
+}
+
 export interface Encapsulated {
   /** 1,088 bytes, to be sent. */
   ciphertext1088: Uint8Array
@@ -131,6 +139,11 @@ export const nobleCrypto: Crypto = Object.freeze({
     const hash = sha256.create()
     for (const part of parts) hash.update(part)
     return hash.digest()
+  },
+
+  sha256Stream(): HashStream {
+    const hash = sha256.create()
+    return { update: (part) => void hash.update(part), digest: () => hash.digest() }
   },
 
   hmacSha256(key: Uint8Array, ...parts: Uint8Array[]): Uint8Array {

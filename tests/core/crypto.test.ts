@@ -319,6 +319,17 @@ for (const [name, crypto] of CRYPTOS) {
     )
   })
 
+  test(`${name}: sha256Stream() gives the same of any pieces, and takes none after its end`, () => {
+    const bytes = utf8('abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq'.repeat(50))
+    for (const size of [1, 55, 64, 65, bytes.length]) {
+      const hash = crypto.sha256Stream()
+      for (let at = 0; at < bytes.length; at += size) hash.update(bytes.subarray(at, at + size))
+      assert.is(hex(hash.digest()), hex(crypto.sha256(bytes)))
+      assert.throws(() => hash.update(bytes))
+    }
+    assert.is(hex(crypto.sha256Stream().digest()), hex(crypto.sha256()))
+  })
+
   test(`${name}: AES-256-GCM gives the published vectors, and opens nothing else`, () => {
     for (const [key, nonce, aad, plaintext, sealed] of GCM) {
       const keys = { key32: fromHex(key), nonce12: fromHex(nonce), associated: fromHex(aad) }
