@@ -7,6 +7,7 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import type { BenchOptions } from './bench.ts'
 import { SESSION_SUITES } from '../agent/agent.ts'
+import { ChainInput, chainStart } from '../core/chain.ts'
 import { fastCrypto } from '../core/crypto.ts'
 import { generateIdentity } from '../core/key.ts'
 import type { Identity } from '../core/key.ts'
@@ -15,6 +16,7 @@ import type { Suite } from '../core/noise.ts'
 import { decodeOpening, InitiatorHello, ResponderHello } from '../core/opening.ts'
 import { encodePassport, openPassport } from '../core/passport.ts'
 import { RecordReceiver, RecordSender } from '../core/records.ts'
+import type { OnRecord } from '../core/records.ts'
 import { EnvelopeReader, SESSION_SIZES } from '../core/envelope.ts'
 import { Lab, type Spawned, which } from './lab.ts'
 import { checkGoals, Columns, emptyReport, type Goal, markdown, save } from './report.ts'
@@ -117,13 +119,15 @@ function sealing(suite: Suite, bytes: number): number {
     monotonic: () => performance.now(),
     after: () => ({ cancel() {} }),
   }
-  const chain: { value: Uint8Array } = { value: new Uint8Array(32) }
-  const onRecord = ({ tag }: { tag: Uint8Array }): void => {
-    chain.value = crypto.sha256(chain.value, tag)
+  // Each end chains each record, as in life.
+  const chained = (): OnRecord => {
+    const input = new ChainInput(crypto)
+    let chain = chainStart(crypto, key32.subarray(16), 1)
+    return (record) => void (chain = input.next(chain, record))
   }
   const cipher = (): CipherState => new CipherState({ crypto, suite, key32 })
-  const sender = new RecordSender({ cipher: cipher(), clock, onRecord })
-  const receiver = new RecordReceiver({ cipher: cipher(), clock, onRecord })
+  const sender = new RecordSender({ cipher: cipher(), clock, onRecord: chained() })
+  const receiver = new RecordReceiver({ cipher: cipher(), clock, onRecord: chained() })
   const reader = new EnvelopeReader(SESSION_SIZES)
   const frame = new Uint8Array(5 + bytes)
   const perSecond = rate(() => {
