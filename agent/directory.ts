@@ -21,7 +21,7 @@ const NAMES_MAX = 256
 /** Questions about vouches that wait at once. */
 const QUESTIONS_MAX = 16
 
-export type Standing = 'verified' | 'pinned' | 'vouched' | 'revoked' | 'unknown'
+export type Standing = 'self' | 'verified' | 'pinned' | 'vouched' | 'revoked' | 'unknown'
 
 export interface SeenAgent {
   /** KEY. */
@@ -47,6 +47,8 @@ export interface DirectoryPorts {
   uplink: Pick<Uplink, 'request'>
   known: KnownAgents
   trust: Pick<Trust, 'view'>
+  /** KEY of this very agent. */
+  own: string
 }
 
 export class Directory {
@@ -153,6 +155,7 @@ export class Directory {
         : row.labels,
       name: pin?.name ?? row.names[0]?.name ?? '',
     }
+    if (row.key === this.#ports.own) return { ...base, standing: 'self', how: undefined }
     if (view === 'revoked' || revoked.includes(row.key)) {
       return { ...base, standing: 'revoked', how: undefined }
     }

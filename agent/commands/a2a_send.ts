@@ -131,6 +131,7 @@ async function run(options: SendOptions, world: World): Promise<number> {
     uplink: presence.agent.uplink,
     known,
     trust: presence.trust,
+    own: formatKey(joining.identity.public),
   })
   const { peers } = presence
   const courier = new Courier({ clock: world.clock, crypto: world.crypto, peers, directory, known })

@@ -1,4 +1,6 @@
 /** `sotto agents`: the agents that this key sees, and what is known of them here. */
+import { isTunnelError } from '../../core/errors.ts'
+import { formatKey } from '../../core/key.ts'
 import { parseSelector } from '../../core/selector.ts'
 import { printList } from '../cli/operator.ts'
 import { command, isSet, JSON_FLAG, RELAY_FLAGS } from '../cli/page.ts'
@@ -10,7 +12,6 @@ import { checkChoice, join } from '../join.ts'
 import type { RelayChoice } from '../join.ts'
 import { Presence } from '../presence.ts'
 import type { StopReason, World } from '../world.ts'
-import { isTunnelError } from '../../core/errors.ts'
 
 /** How often `--watch` asks; nothing is sent while nothing changes. */
 const WATCH_MS = 2000
@@ -39,7 +40,7 @@ export const agents = command<AgentsOptions>({
       JSON_FLAG,
     ],
     more: `TRUST: verified (compared by a person), pinned (and how), vouched (by which authority),
-unknown, or revoked. Labels are those that a pinned authority signed; without one they are the
+unknown, revoked, or self. Labels are those that a pinned authority signed; without one they are the
 agent's own word.`,
   },
   read: (given) => ({
@@ -63,6 +64,7 @@ agent's own word.`,
         uplink: presence.agent.uplink,
         known: joining.profile.knownAgents(),
         trust: presence.trust,
+        own: formatKey(joining.identity.public),
       })
       const first = (await directory.list(options.selector))!
       printList(world, {

@@ -2,12 +2,12 @@
  * Files of the agent: small, private, replaced in one step. Permissions are 0600 and 0700 from the
  * first moment, never tightened afterwards, so no other user sees a half-made secret.
  */
-import { Database } from 'bun:sqlite'
 import { statSync, watch as watchDirectory } from 'node:fs'
 import * as fs from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { randomBytes } from 'node:crypto'
 import { TunnelError } from '../../core/errors.ts'
+import { tryLock } from './lock.ts'
 import type { FileInfo, Files } from '../world.ts'
 import { openAppender } from './appender.ts'
 
@@ -193,38 +193,12 @@ async function lock(
   if (!await info(path)) await append(path, new Uint8Array(0))
   const untilMs = performance.now() + (options.waitMs ?? 0)
   for (;;) {
-    const release = tryLock(path)
+    const release = await tryLock(path).catch((error) => {
+      throw failure('lock', path, error)
+    })
     if (release || performance.now() >= untilMs) return release
     // A timer that keeps the process alive: whoever waits for a lock has something to finish.
     await new Promise((resolve) => setTimeout(resolve, LOCK_POLL_MS))
-  }
-}
-
-/** Databases that are locked; a forgotten release must not let the collector close them. */
-const heldLocks = new Set<Database>()
-
-function tryLock(path: string): (() => Promise<void>) | undefined {
-  let database: Database | undefined
-  try {
-    database = new Database(path)
-    database.run('PRAGMA busy_timeout = 0')
-    database.run('BEGIN EXCLUSIVE')
-  } catch (error) {
-    database?.close()
-    if (String(reasonOf(error)).startsWith('SQLITE_BUSY')) return undefined
-    throw failure('lock', path, error)
-  }
-  const held = database
-  heldLocks.add(held)
-  let released = false
-  return () => {
-    if (!released) {
-      released = true
-      heldLocks.delete(held)
-      held.run('ROLLBACK')
-      held.close()
-    }
-    return Promise.resolve()
   }
 }
 

@@ -1,0 +1,72 @@
+/**
+ * The `World` of a program that uses sotto as a library, on Bun and on Node 22 or later. Signals and
+ * the terminal are that program's own; ports for tunnels are not there on Node.
+ */
+import * as nodeCrypto from 'node:crypto'
+import * as os from 'node:os'
+import { fastCrypto } from '../../core/crypto.ts'
+import { TunnelError } from '../../core/errors.ts'
+import type { HttpPort, LinkPort, Net, Terminal, Tls, World } from '../world.ts'
+import { hostFiles } from './files.ts'
+import { hostClock } from './process.ts'
+import { hostPrograms } from './programs.ts'
+
+/** `env` stands in for the process's own variables where a name is in it. */
+export async function libraryWorld(
+  env: Readonly<Record<string, string | undefined>>,
+): Promise<World> {
+  const isBun = process.versions['bun'] !== undefined
+  const link: LinkPort = isBun
+    ? (await import('./websocket.ts')).hostLink
+    : (await import('./node_websocket.ts')).nodeLink
+  const { hostTls } = await import('./tls.ts')
+  return {
+    env: { ...process.env, ...env },
+    clock: hostClock,
+    later: (run) => void setImmediate(run),
+    crypto: fastCrypto(nodeCrypto),
+    files: hostFiles,
+    net: NO_NET,
+    // Certificates in place of API keys are read; nothing else of TLS is wanted here.
+    tls: { ...NO_TLS, inspect: hostTls.inspect, signer: hostTls.signer },
+    link,
+    http: NO_HTTP,
+    programs: hostPrograms,
+    signal: new AbortController().signal,
+    terminal: SILENT,
+    hostname: os.hostname(),
+    username: '',
+    home: os.homedir(),
+    pid: process.pid,
+  }
+}
+
+function unsupported(): never {
+  throw new TunnelError('host/unsupported', 'Cannot do that: the library carries sessions alone', {
+    hint: 'Tunnels are run by the command "sotto".',
+  })
+}
+
+const NO_NET: Net = {
+  connect: unsupported,
+  connectDuplex: unsupported,
+  listen: unsupported,
+  udp: unsupported,
+}
+
+const NO_TLS: Tls = {
+  serve: unsupported,
+  connect: unsupported,
+  inspect: unsupported,
+  signer: unsupported,
+  peerCertificate: unsupported,
+}
+
+const NO_HTTP: HttpPort = { server: unsupported, request: unsupported }
+
+const SILENT: Terminal = {
+  stdout: { write: () => {}, isTTY: false, columns: 80 },
+  stderr: { write: () => {}, isTTY: false, columns: 80 },
+  stdio: unsupported,
+  prompt: unsupported,
+}
