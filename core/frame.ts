@@ -156,13 +156,23 @@ export function encodeFrame(name: FrameName, id: number, payload: Uint8Array = E
   const [min, max] = SIZES[name]
   if (payload.length < min || payload.length > max) throw wrongSize(name, payload.length)
   const out = new Uint8Array(FRAME_HEADER_BYTES + payload.length)
-  out[0] = FRAME[name]
-  out[1] = id >>> 24
-  out[2] = id >>> 16
-  out[3] = id >>> 8
-  out[4] = id
-  out.set(payload, FRAME_HEADER_BYTES)
+  putFrame(out, 0, { name, id, payload })
   return out
+}
+
+/** Writes a frame into `target` at `at`, where there must be room; the payload's length is not checked. */
+export function putFrame(
+  target: Uint8Array,
+  at: number,
+  frame: { name: FrameName; id: number; payload: Uint8Array },
+): void {
+  const { id } = frame
+  target[at] = FRAME[frame.name]
+  target[at + 1] = id >>> 24
+  target[at + 2] = id >>> 16
+  target[at + 3] = id >>> 8
+  target[at + 4] = id
+  target.set(frame.payload, at + FRAME_HEADER_BYTES)
 }
 
 /**

@@ -54,6 +54,8 @@ export interface MuxOptions {
   side: 'agent' | 'relay'
   /** Sends one frame to the link's socket. */
   send(frame: Uint8Array): Sent
+  /** The same for `data`, where the socket can do without a frame of its own. */
+  sendData?(id: number, payload: Uint8Array): Sent
   /** Bytes queued in that socket. */
   buffered(): number
   clock: Clock
@@ -130,6 +132,7 @@ export class Mux {
       payloadBytesMax: this.#payloadBytesMax,
       control: (frame) => this.#sendControl(frame),
       data: (frame) => void this.#send(frame),
+      payload: (id, bytes) => this.#sendData(id, bytes),
       clear: () => this.#ring.size === 0 && !this.#pumping && this.#open(),
       activate: (stream) => this.#activate(stream),
       grow: (bytes) => this.#grow(bytes),
@@ -204,15 +207,24 @@ export class Mux {
       type !== FRAME.data && type !== FRAME.credit && type !== FRAME.fin &&
       type !== FRAME.reset && type !== FRAME.packet
     ) return false
+    if (type === FRAME.data) return this.receiveData(id, payload)
     const stream = this.#streams.get(id)
     if (!stream) return this.#receiveStray(id)
-    if (type === FRAME.data) stream.receiveData(payload)
-    else if (type === FRAME.fin) stream.receiveFin()
+    if (type === FRAME.fin) stream.receiveFin()
     else if (type === FRAME.credit) {
       this.#decoded(decodeCredit, payload, (n) => stream.receiveCredit(n))
     } else if (type === FRAME.packet) {
       this.#decoded(decodePackets, payload, (datagrams) => stream.receivePackets(datagrams))
     } else this.#decoded(decodeReset, payload, (reset) => this.#receiveReset(stream, reset))
+    return true
+  }
+
+  /** `receive` of a `data` frame of 1 to 65,536 bytes that nobody had to decode. */
+  receiveData(id: number, payload: Uint8Array): boolean {
+    if (this.#closed) return true
+    const stream = this.#streams.get(id)
+    if (!stream) return this.#receiveStray(id)
+    stream.receiveData(payload)
     return true
   }
 
@@ -417,9 +429,18 @@ export class Mux {
     this.#fail(new TunnelError('mux/flooded', `Cannot answer the peer: found ${found}`))
   }
 
+  #sendData(id: number, payload: Uint8Array): void {
+    if (this.#closed) return
+    const { sendData } = this.#options
+    if (sendData) this.#sent(sendData(id, payload))
+    else this.#send(encodeFrame('data', id, payload))
+  }
+
   #send(frame: Uint8Array): Sent {
-    if (this.#closed) return 'lost'
-    const sent = this.#options.send(frame)
+    return this.#closed ? 'lost' : this.#sent(this.#options.send(frame))
+  }
+
+  #sent(sent: Sent): Sent {
     if (sent === 'queued') this.#blocked = true
     else if (sent === 'lost') {
       this.#fail(new TunnelError('mux/lost', 'Cannot send a frame: found the link gone'))

@@ -74,6 +74,8 @@ export interface StreamPort {
   control(frame: Uint8Array): void
   /** Sends one frame on the stream's turn, or when `clear`. */
   data(frame: Uint8Array): void
+  /** The same for the payload of one `data` frame. */
+  payload(id: number, bytes: Uint8Array): void
   /** Nothing else waits and the link takes more. */
   clear(): boolean
   /** The stream has something that may go: it gets its turns. */
@@ -219,7 +221,7 @@ export class Stream implements Conn {
       this.#allowance.spend(bytes.length)
     ) {
       this.#sentBytes += bytes.length
-      this.#port.data(encodeFrame('data', this.id, bytes))
+      this.#port.payload(this.id, bytes)
       return this.#closed ? 'lost' : 'ok'
     }
     if (waiting + bytes.length > QUEUE_BYTES_MAX) {

@@ -35,8 +35,12 @@ const BODY_BYTES = TICKET_BYTES - TAG_BYTES
 /** What visitors the link is for. Numbers are never reused. */
 export const TICKET_CLASS = Object.freeze({
   verified: 1, // visitors that bring their own TLS
-  clear: 2, // readable to the relay: inspectable endpoints and raw ports
+  clear: 2, // readable to the relay: raw ports
+  shared: 3, // many visitors of raw ports at once, as streams: core/shared_link.ts
 })
+const CLASS_NAMES = new Map<number, TicketClass>(
+  Object.entries(TICKET_CLASS).map(([name, number]) => [number, name as TicketClass]),
+)
 export type TicketClass = keyof typeof TICKET_CLASS
 
 /** The agent's one byte after a prelude. Numbers are never reused. */
@@ -89,15 +93,11 @@ export function readTicket(bytes: Uint8Array): 'more' | Ticket {
   const reader = new ByteReader(bytes, 'ticket', 'ticket')
   reader.bytes(MAGIC.length)
   const number = reader.u8()
-  const name = number === TICKET_CLASS.verified
-    ? 'verified'
-    : number === TICKET_CLASS.clear
-    ? 'clear'
-    : undefined
+  const name = CLASS_NAMES.get(number)
   if (name === undefined) {
     throw new TunnelError(
       'ticket/class',
-      `Cannot read ticket: found class ${number}, expected 1, 2`,
+      `Cannot read ticket: found class ${number}, expected 1 to 3`,
     )
   }
   const linkId = reader.bytes(LINK_ID_BYTES)

@@ -25,6 +25,7 @@ const CORE_ORDER = [
   'cipher',
   'noise',
   'key',
+  'glob',
   'selector',
   'passport',
   'client_hello',

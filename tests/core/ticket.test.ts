@@ -17,8 +17,10 @@ import {
   readPrelude,
   readTicket,
   TICKET_BYTES,
+  TICKET_CLASS,
   TicketWindow,
 } from '../../core/ticket.ts'
+import type { TicketClass } from '../../core/ticket.ts'
 import { codeOf, CRYPTOS, fast, filled } from '../support/crypto.ts'
 
 const test = suite('core/ticket')
@@ -50,6 +52,28 @@ for (const [name, crypto] of CRYPTOS) {
     assert.is(hex(prelude), '0015' + PRELUDE_BODY + PRELUDE_TAG)
   })
 }
+
+test('a ticket of each class has its golden tag', () => {
+  const tags = {
+    verified: TICKET_TAG,
+    clear: 'ca51ae4122122665d076a22745d322ce',
+    shared: '6717b28a0cefb297c389e779b56b6f96',
+  } as const
+  for (const [name, number] of Object.entries(TICKET_CLASS) as [TicketClass, number][]) {
+    const bytes = encodeTicket(fast, { ...FIELDS, class: name }, BULK_KEY)
+    assert.is(
+      hex(bytes),
+      TICKET_BODY.replace('6f6201' + '01', '6f6201' + `0${number}`) + tags[name],
+    )
+    const ticket = readTicket(bytes)
+    assert.ok(ticket !== 'more' && ticket.class === name)
+  }
+  for (const unknown of [0, 4, 255]) {
+    const bytes = encodeTicket(fast, FIELDS, BULK_KEY)
+    bytes[8] = unknown
+    assert.is(codeOf(() => readTicket(bytes)), 'ticket/class')
+  }
+})
 
 test('readTicket() reads the golden bytes back, and what follows them is not its own', () => {
   const bytes = fromHex(TICKET_BODY + TICKET_TAG + 'ffff')
