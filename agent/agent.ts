@@ -19,6 +19,7 @@ import type { TicketClass } from '../core/ticket.ts'
 import { fromBase64, toBase64 } from './base64.ts'
 import { BulkPool } from './bulk.ts'
 import type { Offer } from './bulk.ts'
+import { SharedBulk } from './shared_bulk.ts'
 import type { LinkPorts } from './link.ts'
 import type { Tunnel } from './tunnel.ts'
 import { Uplink } from './uplink.ts'
@@ -64,6 +65,7 @@ export class Agent {
   /** Names of this agent that are no tunnels: peers open sessions to them. */
   readonly #announced = new Set<string>()
   #pools: BulkPool[] = []
+  #shared: SharedBulk | undefined
   #passport: { fields: Passport; bytes: Uint8Array } | undefined
   #loopback = '127.0.0.1'
   #fingerprints: () => Promise<Uint8Array[]>
@@ -173,10 +175,18 @@ export class Agent {
       connect: (kind: TicketClass) => this.#connect(up, kind),
       offered: (offer: Offer) => this.#offered(offer),
     }
+    const count = (): number => ++counter
+    const shares = classes.has('clear') && up.welcome.can.includes('shared')
     for (const kind of classes) {
-      this.#pools.push(new BulkPool(ports, { up, kind, count: () => ++counter }))
+      const grows = kind === 'verified' || !shares
+      this.#pools.push(new BulkPool(ports, { up, kind, count, grows }))
     }
     for (const pool of this.#pools) pool.start()
+    if (!shares) return
+    const { later } = this.#world
+    const opened = (stream: Stream): void => this.#openedShared(stream)
+    this.#shared = new SharedBulk({ ...ports, later, opened }, { up, count })
+    this.#shared.start()
   }
 
   /** Verified traffic is TLS already; what is clear gets TLS to the relay, unless it is this machine. */
@@ -227,12 +237,22 @@ export class Agent {
   #closePools(): void {
     for (const pool of this.#pools) pool.close()
     this.#pools = []
+    this.#shared?.close()
+    this.#shared = undefined
   }
 
   #offered(offer: Offer): void {
     const tunnel = this.#tunnels.get(offer.visit.endpoint)
     if (tunnel) tunnel.offered(offer)
     else offer.refuse()
+  }
+
+  /** Over a shared link come visitors of raw ports, and nobody else. */
+  #openedShared(stream: Stream): void {
+    const { endpoint, kind } = stream.visit
+    const tunnel = this.#tunnels.get(endpoint)
+    if (kind === 'raw' && tunnel) tunnel.opened(stream)
+    else stream.reset(RESET.refused, 'no such endpoint')
   }
 
   #opened(stream: Stream): void {

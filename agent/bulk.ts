@@ -1,7 +1,8 @@
 /**
  * Bulk links, agent side: a small pool of idle TCP connections to the relay's public port, each
  * claimed with a one-time ticket, so that a visitor is spliced without framing. The pool grows when
- * it ran dry and shrinks when it is calm; when a visitor finds none, a stream carries it at once.
+ * it ran dry and shrinks when it is calm; when a visitor finds none, a stream carries it at once. Beside
+ * a shared link (agent/shared_bulk.ts) it stays as it is: that link is where a rush goes.
  */
 import { fromHex } from '../core/bytes.ts'
 import type { Clock, Timer } from '../core/clock.ts'
@@ -49,6 +50,7 @@ export class BulkPool {
   readonly #kind: TicketClass
   readonly #linkId: Uint8Array
   readonly #count: () => number
+  readonly #grows: boolean
   readonly #idle = new Set<Conn>()
   #opening = 0
   #target: number
@@ -59,9 +61,13 @@ export class BulkPool {
   #lastUseMs: number
 
   /** `count` numbers the tickets of the link, for all of its pools. */
-  constructor(ports: BulkPorts, of: { up: Up; kind: TicketClass; count: () => number }) {
+  constructor(
+    ports: BulkPorts,
+    of: { up: Up; kind: TicketClass; count: () => number; grows: boolean },
+  ) {
     this.#ports = ports
     this.#up = of.up
+    this.#grows = of.grows
     this.#kind = of.kind
     this.#count = of.count
     this.#linkId = fromHex(of.up.welcome.link)
@@ -79,7 +85,7 @@ export class BulkPool {
 
   start(): void {
     this.#fill()
-    this.#rest()
+    if (this.#grows) this.#rest()
   }
 
   close(): void {
@@ -93,7 +99,7 @@ export class BulkPool {
   /** A visitor came over a stream because no link was idle: the next rush finds one more. */
   overflowed(): void {
     this.#lastUseMs = this.#ports.clock.monotonic()
-    this.#target = Math.min(this.#target + 1, IDLE_MAX)
+    if (this.#grows) this.#target = Math.min(this.#target + 1, IDLE_MAX)
     this.#fill()
   }
 
@@ -163,7 +169,7 @@ export class BulkPool {
   #used(conn: Conn): void {
     this.#idle.delete(conn)
     this.#lastUseMs = this.#ports.clock.monotonic()
-    if (this.#idle.size === 0) this.#target = Math.min(this.#target * 2, IDLE_MAX)
+    if (this.#grows && this.#idle.size === 0) this.#target = Math.min(this.#target * 2, IDLE_MAX)
     this.#fill()
   }
 

@@ -14,6 +14,8 @@ import type { Conn, Listener, Socket } from '../core/socket.ts'
 export interface World {
   readonly env: Readonly<Record<string, string | undefined>>
   readonly clock: Clock
+  /** Runs `run` when the events at hand have been handled, before more are waited for. */
+  later(run: () => void): void
   readonly crypto: Crypto
   readonly files: Files
   readonly net: Net

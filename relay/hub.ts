@@ -85,6 +85,11 @@ export class Group {
     return this.#bulk?.size ?? 0
   }
 
+  /** Visitors on its shared links. */
+  get sharedStreams(): number {
+    return this.#bulk?.sharedStreams ?? 0
+  }
+
   /** The home link with the fewest streams. */
   lightest(): Member | undefined {
     let best: Member | undefined

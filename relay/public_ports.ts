@@ -26,6 +26,8 @@ export interface Datagrams {
 }
 
 export interface PublicPortsNet {
+  /** Runs `run` when the events at hand have been handled: `setImmediate`. */
+  later(run: () => void): void
   listen(at: { host: string; port: number }, accepted: (conn: Conn) => void): Promise<Listener>
   udp(
     at: { host: string; port: number },

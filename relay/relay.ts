@@ -286,7 +286,7 @@ export class Relay implements MemberOwner {
           address: member?.address ?? '',
           since: new Date(member?.since ?? 0).toISOString(),
           endpoints: [...group.endpoints],
-          streams: group.members.reduce((sum, { streams }) => sum + streams, 0),
+          streams: group.members.reduce((sum, { streams }) => sum + streams, group.sharedStreams),
           bulkIdle: group.bulkIdle,
         })
       }
@@ -524,7 +524,22 @@ export class Relay implements MemberOwner {
     const key = member?.bulkKey
     if (!group || !key || !checkTicket(this.crypto, ticket, key)) return false
     if (!member!.tickets.use(ticket.counter)) return false
+    if (ticket.class === 'shared') return this.#share(conn, group, member!)
     group.bulk.add(new BulkLink(conn, { ticket, key }), ticket.class)
+    return true
+  }
+
+  #share(conn: Conn, group: Group, member: Member): boolean {
+    const { net } = this.#ports
+    if (!net) return false
+    group.bulk.share(conn, {
+      clock: this.clock,
+      later: net.later,
+      windowMaxBytes: this.windowBytesMax,
+      home: member.link,
+      failed: (code, reason) =>
+        this.log('warn', 'shared link ended', { code, reason, agent: member.agent }),
+    })
     return true
   }
 

@@ -22,7 +22,12 @@ export function readGauges(metrics: Metrics, { hubs, visitors, draining }: Tally
     metrics.links.cell({ role }).read(() => count((member) => (member.role === role ? 1 : 0)))
   }
   for (const kind of ['tls', 'raw', 'http', 'udp'] as const) {
-    metrics.streams.cell({ kind }).read(() => count((member) => member.count(kind)))
+    metrics.streams.cell({ kind }).read(() => {
+      let sum = count((member) => member.count(kind))
+      if (kind !== 'raw') return sum
+      for (const hub of hubs.values()) for (const group of hub.groups) sum += group.sharedStreams
+      return sum
+    })
   }
   // What a visit link brings is forwarded frame by frame, and the relay's own mux has no part in it.
   for (const kind of ['connect', 'session', 'datagrams', 'pair'] as const) {

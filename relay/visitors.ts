@@ -10,17 +10,21 @@ import { isTunnelError } from '../core/errors.ts'
 import type { VisitName } from '../core/frame.ts'
 import { splice } from '../core/socket.ts'
 import type { Conn, Pace } from '../core/socket.ts'
+import type { SharedLink } from '../core/shared_link.ts'
 import type { Endpoint, Endpoints, Serving } from './endpoints.ts'
 
 /** Members of a pool that are tried for one visitor. */
 const ATTEMPTS_MAX = 3
+
+/** What carries a visitor: a bulk link of its own, a shared one, the home link; nothing yet. */
+export type Route = 'bulk' | 'shared' | 'stream' | 'none'
 
 export interface Visitor {
   readonly conn: Conn
   readonly endpoint: Endpoint
   readonly address: string
   readonly port: number
-  readonly route: 'bulk' | 'stream' | 'none'
+  readonly route: Route
   /** The home link of the bulk link that carries it, in hex. */
   readonly link: string | undefined
   /** Bytes of the visitor's first flight, held until an agent took it. */
@@ -40,7 +44,7 @@ export interface VisitorsPorts {
   /** Told once for each visitor: how it went. */
   outcome(result: {
     endpoint: Endpoint
-    route: 'bulk' | 'stream' | 'none'
+    route: Route
     result: 'done' | 'refused' | 'timeout' | 'gone' | 'left'
     forth: number
     back: number
@@ -57,7 +61,7 @@ interface Live {
   endpoint: Endpoint
   address: string
   port: number
-  route: 'bulk' | 'stream' | 'none'
+  route: Route
   link: string | undefined
   helloBytes: number
   bytes: { forth: number; back: number }
@@ -169,7 +173,11 @@ export class Visitors {
       endpoint: live.endpoint.name,
       tail: EMPTY,
     }
-    const link = serving.group.bulk.take(kind === 'tls' ? 'verified' : 'clear')
+    const { bulk } = serving.group
+    const shared = kind === 'raw' ? bulk.shared : undefined
+    const link = shared && !bulk.spares(serving.active, clock.monotonic())
+      ? undefined
+      : bulk.take(kind === 'tls' ? 'verified' : 'clear')
     if (link) {
       live.route = 'bulk'
       live.link = link.link
@@ -179,12 +187,12 @@ export class Visitors {
         // A bulk link that died while it was idle says nothing about the agent, and neither does one
         // that a box on the way has forgotten: a stream is next.
         else if (answer.kind === 'gone' || (answer.kind === 'timeout' && final)) {
-          this.#stream(live, { serving, visit, first }, done)
+          this.#stream(live, { serving, visit, first, final, shared }, done)
         } else done(answer)
       })
       return
     }
-    this.#stream(live, { serving, visit, first }, done)
+    this.#stream(live, { serving, visit, first, final, shared }, done)
   }
 
   #stream(
@@ -193,16 +201,21 @@ export class Visitors {
       serving: Serving
       visit: Parameters<Serving['group']['open']>[0]
       first: Uint8Array
+      final: boolean
+      shared: SharedLink | undefined
       again?: false
     },
     done: (attempt: Attempt) => void,
   ): void {
-    live.route = 'stream'
+    const { shared } = what
+    live.route = shared ? 'shared' : 'stream'
     live.link = undefined
     let stream
     try {
-      stream = what.serving.group.open(what.visit)
+      stream = (shared ?? what.serving.group).open(what.visit)
     } catch (error) {
+      // Full, or gone a moment ago: the home link has room of its own.
+      if (shared) return this.#stream(live, { ...what, shared: undefined }, done)
       done({ kind: isTunnelError(error, 'hub/gone') ? 'gone' : 'refused' })
       return
     }
@@ -220,6 +233,10 @@ export class Visitors {
         if (answered) return
         answered = true
         const code = isTunnelError(error) ? error.code : ''
+        if (shared && code === 'stream/timeout') shared.doubt()
+        if (shared && (code === 'stream/gone' || (code === 'stream/timeout' && what.final))) {
+          return this.#stream(live, { ...what, shared: undefined }, done)
+        }
         // The link ended before it was asked; the process may have another by now.
         if (code === 'stream/gone' && what.again !== false) {
           return this.#stream(live, { ...what, again: false }, done)

@@ -17,6 +17,7 @@ export function hostWorld(options: { signal?: AbortSignal } = {}): World {
   return {
     env: process.env,
     clock: hostClock,
+    later: (run) => void setImmediate(run),
     crypto: fastCrypto(nodeCrypto),
     files: hostFiles,
     net: { connect, connectDuplex, listen, udp: openUdp },

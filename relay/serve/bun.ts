@@ -39,6 +39,7 @@ export async function startRelay(
 const SOCKETS: Sockets = {
   listen,
   udp,
+  later: setImmediate,
   connect: async (to) => {
     const conn = await connect(to)
     return { conn, localPort: localPort(conn) }

@@ -37,14 +37,14 @@ export async function openPort(
   host: Host,
   { sockets, serveHttps }: { sockets: Sockets; serveHttps: ServeHttps },
 ): Promise<RunningRelay> {
-  const { listen, udp } = sockets
+  const { listen, udp, later } = sockets
   const { settings, clock } = host.ports
   const inside = new Inside((port) => sockets.connect({ host: LOOPBACK, port }))
   const servers = { https: 0, bulk: 0, gateway: 0 }
   const relay = new Relay({
     ...host.ports,
     publicPort: () => host.publicPort(),
-    net: { listen, udp },
+    net: { listen, udp, later },
     app: (conn, first, left) => inside.join(conn, { first, port: servers.https, left }),
     readable: (conn, first, left) => inside.join(conn, { first, port: servers.gateway, left }),
     bulkTls: (conn, first, left) => inside.join(conn, { first, port: servers.bulk, left, clock }),

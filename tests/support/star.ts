@@ -87,6 +87,7 @@ export async function makeStar(
     version: 'test',
     net: {
       listen: () => Promise.reject(new Error('no ports in memory')),
+      later: setImmediate,
       udp: () => Promise.reject(new Error('no ports in memory')),
     },
     app: (conn, first) => void handedOff.push({ conn, first }),
