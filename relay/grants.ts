@@ -2,13 +2,13 @@
  * Names that one scope shows to another: what the other may then look up, list and visit. Held in
  * memory, since every stream is checked, and in the store, where other processes see them.
  *
- *   grants/SCOPE/TO/PATTERN  ms since 1970; patterns are those of glob.ts over names of SCOPE
+ *   grants/SCOPE/TO/PATTERN  ms since 1970; patterns are those of core/glob.ts over names of SCOPE
  *   grants-changed           its version changes with every grant
  */
 import type { Clock } from '../core/clock.ts'
 import { TunnelError } from '../core/errors.ts'
 import { isName } from '../core/key.ts'
-import { globMatches } from './glob.ts'
+import { globMatches } from '../core/glob.ts'
 import type { Entry, Store } from './store/store.ts'
 import { WatchedList } from './store/watched_list.ts'
 

@@ -16,7 +16,7 @@ import {
   KEPT_MS,
   REFUSED,
 } from '../../relay/credentials.ts'
-import { globMatches } from '../../relay/glob.ts'
+import { globMatches } from '../../core/glob.ts'
 import { memoryStore } from '../../relay/store/memory.ts'
 import type { Store } from '../../relay/store/store.ts'
 import { walk } from '../../relay/store/walk.ts'
