@@ -11,6 +11,8 @@ import type { Conn } from '../core/socket.ts'
 import { fromBase64 } from './agent.ts'
 import type { KnownPassports } from './known_agents.ts'
 import type { LinkPorts } from './link.ts'
+import { readStatements } from './peers.ts'
+import type { Candidate } from './trust.ts'
 import type { Up, Uplink } from './uplink.ts'
 import { Visits } from './visits.ts'
 import type { TlsConn, TlsIdentity, World } from './world.ts'
@@ -34,10 +36,10 @@ export interface DialPorts {
   /** What was seen in earlier runs: an older passport is a replay. */
   passports: Pick<KnownPassports, 'newest' | 'keep'>
   /**
-   * Checks the keys that serve a name against the pins: gives back those that are trusted, pinning
-   * them on first use. Throws `trust/changed` when none is.
+   * Judges those who serve a name by pins and statements: gives back the KEYs that are trusted. Throws
+   * `trust/…` when none is.
    */
-  trust(name: string, keys: string[]): Promise<string[]>
+  trust(name: string, candidates: Candidate[]): Promise<string[]>
 }
 
 /** Dials one name again and again: for each connection that `sotto connect` accepts. */
@@ -71,9 +73,11 @@ export class Dialler {
       })
     }
     const served: Served[] = []
+    const candidates: Candidate[] = []
     const seen = new Map<string, number>()
     let problem: TunnelError | undefined
-    for (const { key, passport } of agents as { key: unknown; passport: unknown }[]) {
+    const { scope } = reply
+    for (const { key, passport, statements } of agents as Record<string, unknown>[]) {
       if (typeof key !== 'string' || typeof passport !== 'string') continue
       try {
         const newest = await passports.newest(key)
@@ -87,7 +91,13 @@ export class Dialler {
           },
         )
         seen.set(key, sequence)
-        if (names.includes(this.#name)) served.push({ key, certificates })
+        if (!names.includes(this.#name)) continue
+        served.push({ key, certificates })
+        candidates.push({
+          key,
+          statements: readStatements(statements),
+          ...(typeof scope === 'string' ? { scope } : {}),
+        })
       } catch (error) {
         problem = asTunnelError(error, 'dial/passport')
       }
@@ -96,7 +106,7 @@ export class Dialler {
       throw problem ??
         new TunnelError('dial/passport', `Cannot reach "${this.#name}": no passport names it`)
     }
-    const trusted = new Set(await trust(this.#name, served.map(({ key }) => key)))
+    const trusted = new Set(await trust(this.#name, candidates))
     // Of those that are trusted alone, so that no stranger fills the file.
     for (const key of trusted) await passports.keep(key, seen.get(key)!)
     return served.filter(({ key }) => trusted.has(key))

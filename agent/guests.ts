@@ -1,16 +1,16 @@
 /**
- * Who may come into a private endpoint. A guest shows a TLS client certificate; it is let in when the
- * passport of an identity that was allowed, or that a person pinned, names that certificate. A pin
- * made by first use says who serves a name, not whom a person lets in, so it does not count.
+ * Who may come into a private endpoint: those whom the access table allows `connect`, and nobody else.
+ * A guest shows a TLS client certificate; it is let in when the passport of an allowed identity names
+ * that certificate.
  *
  * The certificate of a guest carries its KEY as a name, which proves nothing: it only says whose
- * passport to look at, so that a stranger can be told from a guest whose passport is newer than ours.
+ * passport and statements to look at, so that one may come whom an authority vouches for, who has a
+ * new identity, or whose passport is newer than ours, and a stranger can be told by name.
  */
 import { hex } from '../core/bytes.ts'
 import type { Timer } from '../core/clock.ts'
-import { TunnelError } from '../core/errors.ts'
+import { isTunnelError, TunnelError } from '../core/errors.ts'
 import {
-  fingerprint,
   formatCertificateFingerprint,
   formatKey,
   parseCertificateFingerprint,
@@ -18,30 +18,38 @@ import {
   parseKey,
 } from '../core/key.ts'
 import { openPassport } from '../core/passport.ts'
+import { allowing } from './access.ts'
+import type { AccessRule } from './access.ts'
 import type { Joining } from './join.ts'
 import { pinPrint } from './known_agents.ts'
 import type { KnownPassports } from './known_agents.ts'
 import type { RelayApi } from './relay_api.ts'
+import type { Trust } from './trust.ts'
 import type { World } from './world.ts'
 
 /** Identities whose passports are kept in mind. */
 const IDENTITIES_MAX = 256
 /** Passports are asked for again so often, and after a knock. */
 const REFRESH_MS = 60_000
-/** Questions to the relay at once. */
+/** Identities about which the relay is asked at once, and of those that strangers claim to be. */
 const ASKING_MAX = 8
 /** Certificates of refused guests that are remembered until it is known whose they are. */
 const SEEN_MAX = 64
 /** One knocker is looked up no more often than this. */
 const KNOCK_MS = 2000
-/** A passport that a visitor's certificate made us ask for is not asked for again so soon. */
+/** An identity that a visitor's certificate made us ask about is not asked about again so soon. */
 const FRESH_MS = 500
+/** What this identity itself goes by. */
+const OWN = 'this identity'
+const NOBODY = { admitted: undefined, pinned: undefined } as const
 /** KEYs that a certificate may claim before it is not looked at further. */
 const CLAIMS_MAX = 3
 
 export interface Knock {
   /** KEY, proven by its passport; undefined: nobody knows whose certificate it is. */
   key: string | undefined
+  /** The name to which a person pinned it, without a rule that lets it in. */
+  name?: string
   /** SHA-256 of the certificate; undefined: none was shown. */
   certificate: Uint8Array | undefined
   address: string
@@ -49,8 +57,12 @@ export interface Knock {
 
 export interface GuestPorts {
   joining: Joining
-  api: RelayApi
-  /** KEY, fingerprint of an identity or of a certificate, or a pinned name. */
+  api: Pick<RelayApi, 'passport'>
+  trust: Pick<Trust, 'view'>
+  /**
+   * KEY, fingerprint of an identity or of a certificate, or a pinned name: each but a certificate is
+   * a rule of this process for the service `connect`.
+   */
   allow: readonly string[]
   onKnock(knock: Knock): void
   onProblem(error: TunnelError): void
@@ -92,11 +104,22 @@ function classify(words: string): Allowed {
   )
 }
 
+/** What is known of a KEY that a certificate claims. */
+interface Claimant {
+  /** Certificates, in hex, that its passport names. */
+  hashes: readonly string[]
+  /** The name it goes by where it may come in. */
+  admitted: string | undefined
+  /** The name to which a person pinned it. */
+  pinned: string | undefined
+}
+
 export class Guests {
   readonly #world: World
   readonly #ports: GuestPorts
   readonly #allow: Allowed[]
   readonly #passports: KnownPassports
+  #rules: readonly AccessRule[] = []
   /** KEY → the name that it goes by. */
   #identities = new Map<string, string>()
   /** Certificate, in hex → the name of its owner. */
@@ -104,8 +127,9 @@ export class Guests {
   /** Certificates of strangers, in hex → DER. */
   readonly #seen = new Map<string, Uint8Array>()
   readonly #knocks = new Map<string, number>()
-  readonly #asked = new Map<string, { atMs: number; hashes: Promise<string[] | undefined> }>()
-  #stopWatch: (() => void) | undefined
+  readonly #asked = new Map<string, { atMs: number; claimant: Promise<Claimant | undefined> }>()
+  #asking = 0
+  #stops: (() => void)[] = []
   #timer: Timer | undefined
   #running: Promise<void> | undefined
   #again = false
@@ -122,28 +146,30 @@ export class Guests {
   async start(): Promise<void> {
     const { profile, identity } = this.#ports.joining
     const known = await profile.knownAgents().list()
-    // A file that cannot be read would let nobody in, without a word.
+    // Files that cannot be read would let nobody in, without a word.
     await this.#passports.newest(formatKey(identity.public))
+    await profile.access()
     for (const allowed of this.#allow) {
-      if (allowed.kind === 'name' && !known.some(({ name }) => name === allowed.name)) {
-        throw new TunnelError(
-          'guests/unknown',
-          `Cannot allow "${allowed.name}": it is not pinned`,
-          {
-            hint: `Pin it first: sotto peers trust ${allowed.name} KEY`,
-          },
-        )
-      }
+      if (allowed.kind !== 'name') continue
+      const pins = known.filter(({ name }) => name === allowed.name)
+      if (pins.some(({ how, verified }) => how !== 'first-use' || verified)) continue
+      const key = pins[0]?.key ?? 'KEY'
+      const found = pins.length === 0 ? 'it is not pinned' : 'first use alone has pinned it'
+      throw new TunnelError('guests/unknown', `Cannot allow "${allowed.name}": ${found}`, {
+        hint: `Pin it first: sotto peers trust ${allowed.name} ${key}`,
+      })
     }
-    const { configDir } = this.#ports.joining.profile
-    this.#stopWatch = this.#world.files.watch(`${configDir}/known_agents`, () => this.refresh())
+    const { configDir, settingsPath } = profile
+    this.#stops = [`${configDir}/known_agents`, settingsPath].map((path) =>
+      this.#world.files.watch(path, () => this.refresh())
+    )
     this.refresh()
     this.#schedule()
   }
 
   close(): void {
     this.#closed = true
-    this.#stopWatch?.()
+    for (const stop of this.#stops) stop()
     this.#timer?.cancel()
   }
 
@@ -152,8 +178,17 @@ export class Guests {
     return this.#certificates.get(hex(certificate))
   }
 
+  /** Identities that may come in, this one among them, as far as they are known by KEY. */
   get size(): number {
     return this.#identities.size
+  }
+
+  /** Names of the authorities of which some may come in. */
+  get authorities(): string[] {
+    const names = this.#rules.flatMap(({ authority, services }) =>
+      authority !== undefined && services.includes('connect') ? [authority] : []
+    )
+    return [...new Set(names)]
   }
 
   /**
@@ -187,30 +222,49 @@ export class Guests {
   }
 
   /**
-   * Whether the certificate is one of somebody whom we let in, only newer than what we know of them:
-   * on a first visit the passport that names it was published a moment ago. Strangers' names are not
-   * asked about.
+   * Whether the certificate is one of somebody who may come in and of whom we have not heard yet: on a
+   * first visit the passport that names it was published a moment ago.
    */
   async #learned(der: Uint8Array, hash: string): Promise<boolean> {
     for (const key of claimedKeys(der)) {
-      const name = this.#nameOf(key)
-      if (name === undefined || !(await this.#fresh(key))?.includes(hash)) continue
-      this.#identities.set(key, name)
-      this.#certificates.set(hash, name)
+      const claimant = await this.#ask(key)
+      if (claimant?.admitted === undefined || !claimant.hashes.includes(hash)) continue
+      this.#identities.set(key, claimant.admitted)
+      this.#certificates.set(hash, claimant.admitted)
       return true
     }
     return false
   }
 
-  /** Certificates of one whom we let in, asked for at most every `FRESH_MS`, whoever pretends to be it. */
-  #fresh(key: string): Promise<string[] | undefined> {
+  /** Asked at most every `FRESH_MS`, whoever pretends to be it, and about few strangers at once. */
+  #ask(key: string): Promise<Claimant | undefined> {
     const now = this.#world.clock.monotonic()
     const last = this.#asked.get(key)
-    if (last && now - last.atMs < FRESH_MS) return last.hashes
+    if (last && now - last.atMs < FRESH_MS) return last.claimant
+    if (this.#asking >= ASKING_MAX && !this.#identities.has(key)) return Promise.resolve(undefined)
     if (this.#asked.size >= IDENTITIES_MAX) this.#asked.clear()
-    const hashes = this.#vouched(key)
-    this.#asked.set(key, { atMs: now, hashes })
-    return hashes
+    this.#asking++
+    const claimant = this.#claimant(key).finally(() => void this.#asking--)
+    this.#asked.set(key, { atMs: now, claimant })
+    return claimant
+  }
+
+  async #claimant(key: string): Promise<Claimant | undefined> {
+    // A KEY whose passport nobody published costs no more than this question.
+    const hashes = await this.#vouched(key)
+    if (!hashes) return undefined
+    return { hashes, ...await this.#standing(key).catch(() => NOBODY) }
+  }
+
+  /** Throws `trust/…` where it is revoked, or its successors are not certain. */
+  async #standing(key: string): Promise<Pick<Claimant, 'admitted' | 'pinned'>> {
+    const { joining, trust } = this.#ports
+    if (key === formatKey(joining.identity.public)) return { admitted: OWN, pinned: OWN }
+    const view = await trust.view(key)
+    const pinned = view.names[0]
+    const rule = allowing(this.#rules, view, 'connect')
+    if (!rule) return { admitted: undefined, pinned }
+    return { admitted: pinned ?? view.vouched[0]?.names[0] ?? view.fingerprint, pinned }
   }
 
   /** Somebody was refused: finds out who, and lets in next time whose passport is only newer. */
@@ -225,11 +279,19 @@ export class Guests {
     this.#knocks.set(hash, now)
     const der = this.#seen.get(hash)
     for (const key of der ? claimedKeys(der) : []) {
-      if (!(await this.#vouched(key))?.includes(hash)) continue
-      const name = this.#nameOf(key)
-      if (name === undefined) return onKnock({ key, certificate, address })
-      this.#identities.set(key, name)
-      this.#certificates.set(hash, name)
+      const claimant = await this.#ask(key)
+      if (!claimant?.hashes.includes(hash)) continue
+      const { admitted, pinned } = claimant
+      if (admitted === undefined) {
+        return onKnock({
+          key,
+          certificate,
+          address,
+          ...(pinned === undefined ? {} : { name: pinned }),
+        })
+      }
+      this.#identities.set(key, admitted)
+      this.#certificates.set(hash, admitted)
       return
     }
     onKnock({ key: undefined, certificate, address })
@@ -263,47 +325,34 @@ export class Guests {
     })
   }
 
-  /** The name of an identity that is let in, were its passport known. */
-  #nameOf(key: string): string | undefined {
-    const known = this.#identities.get(key)
-    if (known !== undefined) return known
-    const print = fingerprint(this.#world.crypto, parseKey(key))
-    const allowed = this.#allow.find((one) =>
-      one.kind === 'identity' ? one.fingerprint === print : one.kind === 'key' && one.key === key
-    )
-    return allowed && print
-  }
-
   async #refresh(): Promise<void> {
-    const { joining } = this.#ports
-    const { crypto } = this.#world
-    const known = await joining.profile.knownAgents().list()
-    const identities = new Map([[formatKey(joining.identity.public), 'this identity']])
-    for (const pin of known) {
-      const named = this.#allow.some((one) =>
-        one.kind === 'name'
-          ? one.name === pin.name
-          : one.kind === 'identity' && one.fingerprint === pinPrint(crypto, pin)
-      )
-      if (named || pin.how !== 'first-use' || pin.verified) identities.set(pin.key, pin.name)
-    }
-    for (const one of this.#allow) {
-      if (one.kind === 'key' && !identities.has(one.key)) {
-        identities.set(one.key, fingerprint(crypto, parseKey(one.key)))
-      }
-    }
+    const { joining, onProblem } = this.#ports
+    const own: AccessRule[] = this.#allow.flatMap((one) =>
+      one.kind === 'certificate' ? [] : [{ peer: peerOf(one), services: ['connect'] }]
+    )
+    const rules = [...own, ...await joining.profile.access()]
+    const keys = await this.#candidates(rules)
+    this.#rules = rules
+    this.#asked.clear()
+    const identities = new Map<string, string>()
     const certificates = new Map<string, string>()
     for (const one of this.#allow) {
       if (one.kind === 'certificate') {
         certificates.set(one.hash, formatCertificateFingerprint(bytesOf(one.hash)))
       }
     }
-    const queue = [...identities].slice(0, IDENTITIES_MAX)
+    const queue = [...keys].slice(0, IDENTITIES_MAX)
     const worker = async (): Promise<void> => {
-      for (let next = queue.shift(); next && !this.#closed; next = queue.shift()) {
-        const [key, name] = next
-        for (const hash of await this.#vouched(key, { keep: true }) ?? []) {
-          certificates.set(hash, name)
+      for (let key = queue.shift(); key && !this.#closed; key = queue.shift()) {
+        try {
+          const { admitted } = await this.#standing(key)
+          if (admitted === undefined) continue
+          identities.set(key, admitted)
+          const hashes = await this.#vouched(key, { keep: true }) ?? []
+          for (const hash of hashes) certificates.set(hash, admitted)
+        } catch (error) {
+          if (!isTunnelError(error)) throw error
+          onProblem(error)
         }
       }
     }
@@ -311,6 +360,25 @@ export class Guests {
     if (this.#closed) return
     this.#identities = identities
     this.#certificates = certificates
+  }
+
+  /** KEYs of those whom rules may let in; whom an authority lets in is known when they come. */
+  async #candidates(rules: readonly AccessRule[]): Promise<Set<string>> {
+    const { joining } = this.#ports
+    const { crypto } = this.#world
+    const peers = new Set(
+      rules.flatMap(({ peer, services }) =>
+        peer !== undefined && services.includes('connect') ? [peer] : []
+      ),
+    )
+    const keys = new Set([formatKey(joining.identity.public)])
+    for (const pin of await joining.profile.knownAgents().list()) {
+      // The key behind a fingerprint shows when it comes.
+      if (pin.key.startsWith('SHA256:')) continue
+      if (peers.has(pin.name) || peers.has(pinPrint(crypto, pin))) keys.add(pin.key)
+    }
+    for (const peer of peers) if (/^[a-z2-7]{52}$/.test(peer)) keys.add(peer)
+    return keys
   }
 
   /** Certificates, in hex, that the passport of a KEY names now; undefined: there is no good one. */
@@ -332,6 +400,17 @@ export class Guests {
       // A relay that does not answer, or a passport that does not hold: nobody is let in by it.
       return undefined
     }
+  }
+}
+
+function peerOf(allowed: Exclude<Allowed, { kind: 'certificate' }>): string {
+  switch (allowed.kind) {
+    case 'key':
+      return allowed.key
+    case 'identity':
+      return allowed.fingerprint
+    case 'name':
+      return allowed.name
   }
 }
 

@@ -35,6 +35,8 @@ export interface Plan {
   certificate?: { cert: string; key: string }
   admits?: TunnelOptions['admits']
   onKnock?: TunnelOptions['onKnock']
+  /** The agent that will serve it, before it joins. */
+  onAgent?(agent: Agent): void
   /** More to show, after the endpoint itself. */
   facts?(up: Shown): Fact[]
   /** The endpoint is claimed: called at each link, before it is shown. */
@@ -87,6 +89,7 @@ class Publication {
         screen.tell(`the relay says: ${message}`, { event: 'notice', fields: { code, message } }),
     })
     this.#agent.add(this.#tunnel)
+    plan.onAgent?.(this.#agent)
   }
 
   async run(): Promise<number> {

@@ -14,9 +14,11 @@ import type { Given, Page } from '../cli/page.ts'
 import { LABEL_FLAG, readLabelled } from '../cli/plan.ts'
 import { describeCounts, Screen, waitWords } from '../cli/screen.ts'
 import { Dialler } from '../dial.ts'
+import { askStatements } from '../enquiry.ts'
 import { checkChoice, join } from '../join.ts'
 import type { Joining, RelayChoice } from '../join.ts'
 import { joinedAgent } from '../joined_agent.ts'
+import { followedWords, Trust } from '../trust.ts'
 import type { StopReason, World } from '../world.ts'
 
 /** Connections through one `sotto connect` at once. */
@@ -260,11 +262,20 @@ class Connection {
 
   #makeDialler(): Dialler {
     const { joining, screen, options } = this.#parts
-    const known = joining.profile.knownAgents()
-    const { crypto } = this.#world
+    const { crypto, clock } = this.#world
+    const { uplink } = this.#agent
+    const trust = new Trust({
+      crypto,
+      clock,
+      known: joining.profile.knownAgents(),
+      withdrawals: joining.profile.knownWithdrawals(),
+      statements: (key) => askStatements(uplink, key),
+      followed: (pins) =>
+        screen.tell(followedWords(crypto, pins), { event: 'followed', fields: { ...pins } }),
+    })
     return new Dialler({
       world: this.#world,
-      uplink: this.#agent.uplink,
+      uplink,
       link: {
         clock: this.#world.clock,
         crypto,
@@ -278,16 +289,17 @@ class Connection {
       },
       identity: () => this.#shown!.current,
       passports: joining.profile.knownPassports(),
-      trust: async (name, keys) => {
-        const { trusted, first } = await known.check(name, keys)
+      trust: async (name, candidates) => {
+        const { trusted, first } = await trust.judge(name, candidates)
+        const keys = trusted.map(({ key }) => key)
         if (first) {
-          const prints = trusted.map((key) => fingerprint(crypto, parseKey(key)))
+          const prints = keys.map((key) => trust.print(key))
           screen.tell(
             `first contact with "${options.name}": ${prints.join(', ')} is pinned now`,
-            { event: 'pinned', fields: { name, keys: trusted } },
+            { event: 'pinned', fields: { name, keys } },
           )
         }
-        return trusted
+        return keys
       },
     }, options.name)
   }
@@ -313,6 +325,7 @@ class Connection {
     const refused = /access.denied|certificate.required|bad.certificate/i.test(describe(error))
     if (!refused && family.code !== 'dial/broken') return family
     const key = formatKey(joining.identity.public)
+    const name = peerName(this.#world)
     return new TunnelError(
       refused ? 'dial/refused' : 'dial/broken',
       `Cannot connect to "${options.name}": ${
@@ -321,7 +334,8 @@ class Connection {
           : 'it ended before anything came back; perhaps its agent does not let this identity in'
       }`,
       {
-        hint: `Ask whoever runs it to type: sotto peers trust ${peerName(this.#world)} ${key}`,
+        hint: `Ask whoever runs it to type: sotto peers trust ${name} ${key} && ` +
+          `sotto access allow ${name} connect`,
         cause: error,
       },
     )

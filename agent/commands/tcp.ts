@@ -18,12 +18,15 @@ import { publish } from '../cli/publish.ts'
 import type { Plan } from '../cli/publish.ts'
 import { Screen } from '../cli/screen.ts'
 import type { Fact } from '../cli/screen.ts'
+import type { Agent } from '../agent.ts'
+import { askStatements } from '../enquiry.ts'
 import { parseUpstream } from '../forward.ts'
 import { checkAllow, Guests } from '../guests.ts'
 import type { Knock } from '../guests.ts'
 import { join } from '../join.ts'
 import type { Joining } from '../join.ts'
 import { RelayApi } from '../relay_api.ts'
+import { followedWords, Trust } from '../trust.ts'
 import type { World } from '../world.ts'
 
 const page: Page = {
@@ -46,8 +49,8 @@ const page: Page = {
       name: 'allow',
       value: 'WHO',
       many: true,
-      without: 'whom you pinned',
-      help: 'A KEY, a fingerprint, or a pinned name that may come in.',
+      without: 'the rules of "sotto access" alone',
+      help: 'A KEY, a fingerprint, or a pinned name that may come in too.',
     },
     { name: 'public', help: 'Let any TLS client in, such as psql with sslmode.' },
     {
@@ -66,7 +69,8 @@ const page: Page = {
     JSON_FLAG,
   ],
   more: `UPSTREAM is 5432, host:port or unix:/path.
-Let in are identities that --allow names and those pinned with "sotto peers trust", at once.`,
+Let in are those whom "sotto access allow PEER connect" allows, as soon as it does, and those whom
+--allow names, while this runs. A pin alone lets nobody in.`,
 }
 
 export interface TcpOptions extends TunnelChoice {
@@ -132,9 +136,19 @@ async function run(options: TcpOptions, world: World): Promise<number> {
     ]
     return await publish(world, { ...plan, facts }, { joining, screen })
   }
+  let uplink: Agent['uplink'] | undefined
+  const { profile } = joining
   const guests = new Guests(world, {
     joining,
     api: new RelayApi(world, joining),
+    trust: new Trust({
+      crypto: world.crypto,
+      clock: world.clock,
+      known: profile.knownAgents(),
+      withdrawals: profile.knownWithdrawals(),
+      statements: (key) => uplink?.up ? askStatements(uplink, key) : Promise.resolve([]),
+      followed: (pins) => screen.tell(followedWords(world.crypto, pins)),
+    }),
     allow,
     onKnock: (knock) => tellKnock(world, { knock, screen, name: plan.name }),
     onProblem: (error) => screen.trouble(error),
@@ -144,6 +158,7 @@ async function run(options: TcpOptions, world: World): Promise<number> {
     return await publish(guests.watching(), {
       ...plan,
       admits: (certificate) => guests.admits(certificate),
+      onAgent: (agent) => void (uplink = agent.uplink),
       onKnock: (knock) => void guests.knocked(knock),
       onUp: async () => {
         guests.refresh()
@@ -163,14 +178,12 @@ function privateFacts(
   const print = fingerprint(crypto, joining.identity.public)
   // One is this identity itself.
   const others = guests.size - 1
+  const words = [
+    ...(others === 0 ? [] : [others === 1 ? '1 identity' : `${others} identities`]),
+    ...guests.authorities.map((authority) => `those of ${authority}`),
+  ]
   return [
-    {
-      name: 'admits',
-      value: others,
-      line: `admits      ${
-        others === 0 ? 'nobody else yet' : others === 1 ? '1 identity' : `${others} identities`
-      }`,
-    },
+    { name: 'admits', value: others, line: `admits      ${words.join(', ') || 'nobody else yet'}` },
     { name: 'connect', value: `sotto connect ${name}`, line: `identity    ${print}\n` },
     { name: 'identity', value: print, line: `reached by: sotto connect ${name}` },
   ]
@@ -181,7 +194,7 @@ function tellKnock(
   { crypto }: World,
   { knock, screen, name }: { knock: Knock; screen: Screen; name: string },
 ): void {
-  const { key, certificate, address } = knock
+  const { key, name: pinned, certificate, address } = knock
   const from = address === '' ? '' : ` from ${address}`
   const shown = certificate && formatCertificateFingerprint(certificate)
   const fields = {
@@ -191,8 +204,10 @@ function tellKnock(
     ...(shown ? { certificate: shown } : {}),
   }
   if (key !== undefined) {
+    const called = pinned ?? `peer-${key.slice(0, 6)}`
+    const pin = pinned === undefined ? `sotto peers trust ${called} ${key} && ` : ''
     screen.tell(`${fingerprint(crypto, parseKey(key))} knocked${from} and was not let in`, {
-      hint: `To let them in: sotto peers trust peer-${key.slice(0, 6)} ${key}`,
+      hint: `To let them in: ${pin}sotto access allow ${called} connect`,
       event: 'knock',
       fields,
     })
