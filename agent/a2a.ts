@@ -152,7 +152,7 @@ async function readAnswer(flow: Flow, sink: AnswerSink): Promise<MessageResult> 
       await (kind === ANSWER.output ? sink.output(payload) : sink.errors(payload))
     }
     const more = await flow.read()
-    if (more === undefined) throw broken()
+    if (more === undefined) throw untaken(flow.error) ?? broken(flow.error)
     held = held.length === 0 ? more : concat(held, more)
   }
 }
@@ -178,6 +178,12 @@ function decodeResult(payload: Uint8Array): MessageResult {
 
 function protocol(found: string): TunnelError {
   return new TunnelError('a2a/protocol', `Cannot read the answer: found ${found}`)
+}
+
+/** The other side said, before it took anything, that it would not. */
+function untaken(error: unknown): TunnelError | undefined {
+  const said = isTunnelError(error) && /^stream\/(refused|overload|protocol)$/.test(error.code)
+  return said ? error : undefined
 }
 
 function broken(cause?: unknown): TunnelError {
