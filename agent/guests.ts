@@ -253,7 +253,11 @@ export class Guests {
     // A KEY whose passport nobody published costs no more than this question.
     const hashes = await this.#vouched(key)
     if (!hashes) return undefined
-    return { hashes, ...await this.#standing(key).catch(() => NOBODY) }
+    const standing = await this.#standing(key).catch((error) => {
+      if (!isTunnelError(error)) throw error
+      return NOBODY
+    })
+    return { hashes, ...standing }
   }
 
   /** Throws `trust/…` where it is revoked, or its successors are not certain. */

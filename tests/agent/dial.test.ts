@@ -43,11 +43,14 @@ function against(...answers: Answer[]): Dialler {
   })
 }
 
+const allTrusted: DialPorts['trust'] = (_, candidates) =>
+  Promise.resolve(candidates.map(({ key }) => key))
+
 function dialler(answers: Answer[], ports: Pick<DialPorts, 'passports'> & Partial<DialPorts>) {
   return new Dialler({
     world: { crypto: fast, clock: systemClock },
     uplink: { request: () => Promise.resolve({ agents: answers.shift() }) },
-    trust: (_: string, keys: string[]) => Promise.resolve(keys),
+    trust: allTrusted,
     ...ports,
   } as unknown as DialPorts, 'db')
 }
@@ -90,7 +93,7 @@ dial(
 
 dial('a passport that a run before has outdated is refused in the next', async () => {
   const t = await testWorld()
-  const run = (sequence: number, trust = (_: string, keys: string[]) => Promise.resolve(keys)) =>
+  const run = (sequence: number, trust = allTrusted) =>
     dialler([[{ key, passport: passport(AGENT, sequence) }]], {
       passports: new Profile(t.world).knownPassports(),
       trust,

@@ -26,21 +26,30 @@ test('a stranger is refused at a private endpoint, told what to ask for, and let
   const port = Number(address.split(':')[1])
   assert.is(await talk(port, 'hi'), '')
   const ask = await connect.stderr.until(
-    /Ask whoever runs it to type: (sotto peers trust bob [a-z2-7]{52})\n/,
+    /Ask whoever runs it to type: (sotto peers trust bob ([a-z2-7]{52}) && sotto access allow bob connect)\n/,
   )
   const knock = await tcp.stderr.until(
-    /To let them in: (sotto peers trust peer-\w+ ([a-z2-7]{52}))\n/,
+    /To let them in: (sotto peers trust (peer-\w+) ([a-z2-7]{52})) && (sotto access allow \2 connect)\n/,
   )
-  assert.ok(ask[1]!.endsWith(knock[2]!), 'both sides name the same key')
+  assert.is(ask[2], knock[3], 'both sides name the same key')
   const identity = (await scene.place.run('bob', ['identity', '--json'])).stdout.objects[0]!
   assert.match(
     tcp.stderr.text,
     new RegExp(`${literally(identity['fingerprint'])} knocked from 127.0.0.1`),
   )
-  assert.is((await scene.place.run('host', knock[1]!.split(' ').slice(1))).code, 0)
-  // The running tunnel sees the pin by itself.
+  const typed = async (words: string): Promise<number> =>
+    (await scene.place.run('host', words.split(' ').slice(1))).code
+  assert.is(await typed(knock[1]!), 0)
+  // A pin says who somebody is, and lets nobody in.
+  for (let i = 0; i < 5; i++) assert.is(await talk(port, 'hi'), '')
+  // The running tunnel sees rule and pin by itself, and their end.
+  assert.is(await typed(knock[4]!), 0)
   await within(async () => await talk(port, 'hi') === 'echo:hi')
-  assert.is((await scene.place.run('host', ['peers', 'forget', knock[1]!.split(' ')[3]!])).code, 0)
+  assert.is(await typed(`sotto access deny ${knock[2]} connect`), 0)
+  await within(async () => await talk(port, 'hi') === '')
+  assert.is(await typed(knock[4]!), 0)
+  await within(async () => await talk(port, 'hi') === 'echo:hi')
+  assert.is(await typed(`sotto peers forget ${knock[2]}`), 0)
   await within(async () => await talk(port, 'hi') === '')
 })
 
@@ -66,6 +75,15 @@ test('a pin made by first use serves to find somebody, and lets nobody in', asyn
   const { address } = await event(back, 'listening')
   assert.is(await talk(Number(address.split(':')[1]), 'hi'), '')
   await mine.stderr.until(/knocked/)
+  // Neither a rule nor --allow makes more of it.
+  const refused = await scene.place.run('host', ['tcp', scene.echo, '--allow', 'box'])
+  assert.match(
+    refused.stderr.text,
+    /"box": first use alone has pinned it\nPin it first: sotto peers/,
+  )
+  await scene.place.run('host', ['access', 'allow', 'box', 'connect'])
+  const again = await scene.up('host', ['tcp', scene.echo, '--name', 'db2'])
+  assert.is(again.shown['admits'], 0)
 })
 
 test('--allow takes a KEY, a fingerprint, a certificate and a pinned name; an unknown name is refused', async () => {

@@ -140,13 +140,15 @@ test('connect is refused, the agent names the command, and after it connect gets
   assert.match(refused.stderr, new RegExp(`sotto peers trust \\S+ ${guest['key']}`))
   const knock = await agent.event('knock', ({ key }) => key !== undefined)
   assert.is(knock['key'], guest['key'])
-  const [, words] = await agent.says(/To let them in: sotto (peers trust .+)\n/)
-  const trusted = await world.sottoRun(words!.split(' '), { home: 'db' })
-  assert.is(trusted.code, 0, trusted.stderr)
+  const [, pin, rule] = await agent.says(/To let them in: sotto (peers trust .+) && sotto (.+)\n/)
+  for (const words of [pin!, rule!]) {
+    const typed = await world.sottoRun(words.split(' '), { home: 'db' })
+    assert.is(typed.code, 0, typed.stderr)
+  }
   const through = await carryUntil('db', 'hello through it', ({ code }) => code === 0)
   assert.is(through.stdout, 'hello through it', through.stderr)
   // Sent away again, without a restart.
-  const [, , name] = words!.split(' ')
+  const [, , name] = pin!.split(' ')
   assert.is((await world.sottoRun(['peers', 'forget', name!], { home: 'db' })).code, 0)
   const gone = await carryUntil('db', 'hello', ({ code }) => code !== 0)
   assert.is(gone.stdout, '')
