@@ -7,6 +7,8 @@ import { asTunnelError, TunnelError } from '../../core/errors.ts'
 import type { World } from '../world.ts'
 import type { Flag, Given } from './page.ts'
 import { numberOf } from './page.ts'
+import { waitWords } from './screen.ts'
+import type { Screen } from './screen.ts'
 
 const FD_MAX = 65_535
 const CODE_BYTES_MAX = 4096
@@ -64,6 +66,25 @@ export async function readCode<T>(
       terminal.stderr.write(`${[error.message, error.hint ?? ''].join('\n').trimEnd()}\n`)
     }
   }
+}
+
+/** A code on a line of its own, and what to do with it. */
+export function showCode(
+  world: Pick<World, 'terminal' | 'env' | 'clock'>,
+  screen: Screen,
+  { code, expires, whom, typed }: { code: string; expires: number; whom: string; typed: string },
+): void {
+  const { isTTY } = world.terminal.stdout
+  const loud = isTTY && !world.env['NO_COLOR'] ? `\x1b[1m${code}\x1b[0m` : code
+  const time = waitWords(expires - world.clock.now())
+  screen.show('code', [
+    { name: 'code', value: code, line: `${isTTY ? '    ' : ''}${loud}\n`, whole: true },
+    {
+      name: 'expires',
+      value: new Date(expires).toISOString(),
+      line: `Good for ${time}, ${whom} and one try.\nThere type "${typed}", then this code.`,
+    },
+  ])
 }
 
 async function readDescriptor(world: Pick<World, 'files'>, fd: number): Promise<string> {

@@ -2,6 +2,8 @@
 import { TunnelError } from '../../core/errors.ts'
 import { formatKey, isName } from '../../core/key.ts'
 import type { Identity } from '../../core/key.ts'
+import { readService } from '../access.ts'
+import type { Service } from '../access.ts'
 import { parseUpstream } from '../forward.ts'
 import type { Upstream } from '../forward.ts'
 import { checkChoice } from '../join.ts'
@@ -108,6 +110,12 @@ export function defaultName(upstream: Upstream, identity: Identity): string {
 /** What an agent is called that takes sessions and that nobody has named. */
 export function defaultAgentName(identity: Identity): string {
   return `agent-${formatKey(identity.public).slice(0, NAME_KEY_LETTERS)}`
+}
+
+/** Services with commas between; none where it was not given. Throws `access/service`. */
+export function servicesOf(given: Given, name: string): Service[] {
+  const words = (textOf(given, name) ?? '').split(',').map((one) => one.trim())
+  return words.filter((one) => one !== '').map((one) => readService(one))
 }
 
 /** `30s`, `5m`, `1h` in milliseconds; undefined when it was not given. Throws `cli/duration`. */

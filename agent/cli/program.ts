@@ -170,12 +170,20 @@ const VERBS: Readonly<Record<string, Verb>> = {
       },
     },
   },
+  enroll: {
+    summary: 'join a fleet by the code or the secret of its authority',
+    load: async () => (await import('../commands/enroll.ts')).enrollMachine,
+  },
   authority: {
     summary: 'vouch for a fleet',
     verbs: {
       init: {
         summary: 'make an authority',
         load: async () => (await import('../commands/authority.ts')).initAuthority,
+      },
+      'enroll-code': {
+        summary: 'let machines join a fleet: one by a code, or many by a secret',
+        load: async () => (await import('../commands/enroll_code.ts')).enrollCode,
       },
       sign: {
         summary: 'vouch for identities',

@@ -4,13 +4,19 @@ import type { Code } from '../../core/code.ts'
 import { TunnelError } from '../../core/errors.ts'
 import { fingerprint, formatKey } from '../../core/key.ts'
 import type { PairedPeer } from '../../core/pairing.ts'
-import { allow, readService } from '../access.ts'
+import { allow } from '../access.ts'
 import type { Service } from '../access.ts'
-import { CODE_FD_FLAG, codeFdOf, NO_CODE_IN_ARGUMENTS, readCode } from '../cli/code_entry.ts'
+import {
+  CODE_FD_FLAG,
+  codeFdOf,
+  NO_CODE_IN_ARGUMENTS,
+  readCode,
+  showCode,
+} from '../cli/code_entry.ts'
 import { command, isSet, JSON_FLAG, RELAY_FLAGS, textOf } from '../cli/page.ts'
 import type { Given, Page } from '../cli/page.ts'
-import { checkName, defaultAgentName, readChoice } from '../cli/plan.ts'
-import { Screen, waitWords } from '../cli/screen.ts'
+import { checkName, defaultAgentName, readChoice, servicesOf } from '../cli/plan.ts'
+import { Screen } from '../cli/screen.ts'
 import { checkChoice, join } from '../join.ts'
 import type { Joining, RelayChoice } from '../join.ts'
 import { isPinOf, pinPrint } from '../known_agents.ts'
@@ -74,8 +80,7 @@ function read(given: Given): PairOptions {
     codeFd,
     as: textOf(given, 'as'),
     name: textOf(given, 'name'),
-    allow: (textOf(given, 'allow') ?? '').split(',').map((one) => one.trim())
-      .filter((one) => one !== '').map((one) => readService(one)),
+    allow: servicesOf(given, 'allow'),
     choice: readChoice(given),
     json: isSet(given, 'json'),
   }
@@ -112,7 +117,12 @@ async function run(options: PairOptions, world: World): Promise<number> {
     if (code) peer = await Promise.race([enterRoom(ports, code), stop.promise])
     else {
       room = await Promise.race([PairRoom.open(ports), stop.promise])
-      showCode(world, screen, room)
+      showCode(world, screen, {
+        code: room.code,
+        expires: room.expires,
+        whom: 'one other machine',
+        typed: 'sotto pair --join',
+      })
       peer = await Promise.race([room.paired, stop.promise])
     }
     await keep(world, { options, screen, joining, peer })
@@ -130,22 +140,6 @@ function askCode(world: World, fd: number | undefined): Promise<Code> {
     parse: parseCode,
     complete: completeCode,
   })
-}
-
-function showCode(world: World, screen: Screen, { code, expires }: PairRoom): void {
-  const { isTTY } = world.terminal.stdout
-  const loud = isTTY && !world.env['NO_COLOR'] ? `\x1b[1m${code}\x1b[0m` : code
-  screen.show('code', [
-    { name: 'code', value: code, line: `${isTTY ? '    ' : ''}${loud}\n`, whole: true },
-    {
-      name: 'expires',
-      value: new Date(expires).toISOString(),
-      line: [
-        `Good for ${waitWords(expires - world.clock.now())} and for one try.`,
-        'On the other machine type "sotto pair --join", then this code.',
-      ].join('\n'),
-    },
-  ])
 }
 
 async function keep(
