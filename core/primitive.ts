@@ -6,6 +6,7 @@ import { gcm } from '@noble/ciphers/aes.js'
 import { chacha20poly1305 } from '@noble/ciphers/chacha.js'
 import { ed25519, x25519 } from '@noble/curves/ed25519.js'
 import { bytesToNumberLE } from '@noble/curves/utils.js'
+import { blake2b } from '@noble/hashes/blake2.js'
 import { hkdf } from '@noble/hashes/hkdf.js'
 import { hmac } from '@noble/hashes/hmac.js'
 import { sha256, sha512 } from '@noble/hashes/sha2.js'
@@ -84,6 +85,8 @@ export interface Crypto {
   sha256(...parts: Uint8Array[]): Uint8Array
   /** The same of what comes in pieces, such as a message that is nowhere held as a whole. */
   sha256Stream(): HashStream
+  /** BLAKE2b without a key (RFC 7693), of 32 or 64 bytes: what minisign hashes with. */
+  blake2b(message: Uint8Array, bytes: 32 | 64): Uint8Array
   /** 32 bytes over all parts in order (RFC 2104). */
   hmacSha256(key: Uint8Array, ...parts: Uint8Array[]): Uint8Array
   /** RFC 5869. */
@@ -144,6 +147,10 @@ export const nobleCrypto: Crypto = Object.freeze({
   sha256Stream(): HashStream {
     const hash = sha256.create()
     return { update: (part) => void hash.update(part), digest: () => hash.digest() }
+  },
+
+  blake2b(message: Uint8Array, bytes: 32 | 64): Uint8Array {
+    return blake2b(message, { dkLen: bytes })
   },
 
   hmacSha256(key: Uint8Array, ...parts: Uint8Array[]): Uint8Array {

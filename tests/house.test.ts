@@ -22,6 +22,8 @@ const CORE_ORDER = [
   'native_conn',
   'primitive',
   'crypto',
+  'minisign',
+  'release',
   'cipher',
   'noise',
   'key',

@@ -507,7 +507,7 @@ test('fastCrypto() uses all of node:crypto here', () => {
 const HAS_CHACHA = nodeCrypto.getCiphers().includes('chacha20-poly1305')
 
 function isProbed(name: string): boolean {
-  return !['randomBytes', 'mlkemKey', 'mlkemEncapsulate'].includes(name)
+  return !['randomBytes', 'blake2b', 'mlkemKey', 'mlkemEncapsulate'].includes(name)
 }
 
 function everything(
@@ -531,6 +531,7 @@ function everything(
     made.shared32,
     key.decapsulate(made.ciphertext1088),
     crypto.sha256(a, message, extra),
+    crypto.blake2b(message, 64),
     crypto.hmacSha256(extra, message, b),
     crypto.hkdfSha256({ key: message, salt: extra, info: 'label', bytes: 1 + message.length }),
     crypto.ed25519Public(b),
