@@ -111,8 +111,7 @@ export const signVouches = command<SignOptions>({
     args: ['KEY_OR_FILE...'],
     examples: [
       [
-        'sotto authority sign cbi4thcgdpxj3nxkahjxwzowoylykvd2z2swdcwcdpmw6qhjjrma --name web ' +
-        '--label role=web',
+        'sotto authority sign web-1.key --name web --label role=web',
         'Printed; on that machine: sotto authority publish FILE.',
       ],
       ['sotto authority sign fleet.txt --days 90 -o vouches.txt', 'Lines of KEY and NAMEs.'],
@@ -256,7 +255,7 @@ export const listVouches = command<Which & { json: boolean }>({
           : 'good',
         names,
         scope,
-        labels,
+        labels: Object.keys(labels).length === 0 && !options.json ? undefined : labels,
         until,
         fingerprint: fingerprint(world.crypto, parseKey(key)),
         key,

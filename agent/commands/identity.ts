@@ -47,6 +47,7 @@ export const rotateIdentity = command<{ choice: RelayChoice; json: boolean }>({
     summary: 'move to a new identity, which the old one signs',
     examples: [
       ['sotto identity rotate', 'Peers that pinned the old one follow, and are told.'],
+      ['sotto identity rotate --json', 'The same for programs.'],
     ],
     flags: [...RELAY_FLAGS, JSON_FLAG],
     more: `Every relay is told when this agent next joins it; the old key is gone at once.

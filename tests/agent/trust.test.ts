@@ -5,109 +5,29 @@
  */
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { Trust } from '../../agent/trust.ts'
-import type { Candidate, FollowedPin } from '../../agent/trust.ts'
-import { KnownAgents } from '../../agent/known_agents.ts'
-import { KnownWithdrawals } from '../../agent/withdrawals.ts'
-import { text, utf8 } from '../../core/bytes.ts'
-import { ManualClock } from '../../core/clock.ts'
 import { TunnelError } from '../../core/errors.ts'
-import { fingerprint, formatKey } from '../../core/key.ts'
-import { encodeStatement } from '../../core/statement.ts'
-import type { Statement } from '../../core/statement.ts'
-import { fast as crypto } from '../support/crypto.ts'
 import { rejection } from '../support/rejection.ts'
+import {
+  EVERYBODY,
+  FOUR,
+  HOUR_MS,
+  keyOf,
+  ONE,
+  openBench,
+  OPS,
+  OPS2,
+  OTHER,
+  printOf,
+  revocation,
+  rotation,
+  START_MS,
+  THREE,
+  TWO,
+  vouch,
+  withdrawal,
+} from '../support/trust_bench.ts'
 
 const test = suite('agent/trust')
-const HOUR_MS = 3_600_000
-const START_MS = Date.parse('2026-06-01T12:00:00Z')
-
-const seedOf = (n: number): Uint8Array => new Uint8Array(32).fill(n)
-const bytesOf = (n: number): Uint8Array => crypto.ed25519Public(seedOf(n))
-const keyOf = (n: number): string => formatKey(bytesOf(n))
-const printOf = (n: number): string => fingerprint(crypto, bytesOf(n))
-const [ONE, TWO, THREE, FOUR, OPS, OPS2, OTHER] = [1, 2, 3, 4, 20, 21, 22] as const
-const EVERYBODY = Array.from({ length: 60 }, (_, i) => i + 1)
-
-function signed(statement: Statement): Uint8Array {
-  return encodeStatement(statement, (message, signer) => {
-    const n = EVERYBODY.find((one) => keyOf(one) === formatKey(signer))!
-    return crypto.ed25519Sign(seedOf(n), message)
-  })
-}
-
-const rotation = (old: number, next: number, time = START_MS): Uint8Array =>
-  signed({ kind: 'rotation', old: bytesOf(old), new: bytesOf(next), time })
-const revocation = (n: number): Uint8Array =>
-  signed({ kind: 'revocation', identity: bytesOf(n), time: START_MS })
-const withdrawal = (authority: number, sequence: number, serials: number[]): Uint8Array =>
-  signed({ kind: 'withdrawal', authority: bytesOf(authority), sequence, serials, time: START_MS })
-function vouch(authority: number, n: number, more: Record<string, unknown> = {}): Uint8Array {
-  return signed({
-    kind: 'vouch',
-    authority: bytesOf(authority),
-    identity: bytesOf(n),
-    serial: 1,
-    notBefore: START_MS - HOUR_MS,
-    notAfter: START_MS + 24 * HOUR_MS,
-    scope: '',
-    names: ['web'],
-    labels: { role: 'web' },
-    ...more,
-  })
-}
-
-interface Bench {
-  trust: Trust
-  known: KnownAgents
-  clock: ManualClock
-  /** KEY → what the relay hands out. */
-  relay: Map<string, Uint8Array[]>
-  told: FollowedPin[]
-  file(): string
-  /** Under every identity that it speaks of. */
-  keep(...statements: [number[], Uint8Array][]): void
-  candidates(...numbers: number[]): Candidate[]
-}
-
-function open(): Bench {
-  const files = new Map<string, Uint8Array>()
-  const ports = {
-    read: (path: string) => Promise.resolve(files.get(path)),
-    write: (path: string, next: Uint8Array) => {
-      files.set(path, next)
-      return Promise.resolve()
-    },
-  }
-  const clock = new ManualClock(START_MS)
-  const locked = <T>(run: () => Promise<T>): Promise<T> => run()
-  const known = new KnownAgents({ path: '/known', clock, crypto, locked, files: ports })
-  const relay = new Map<string, Uint8Array[]>()
-  const told: FollowedPin[] = []
-  const of = (key: string): Uint8Array[] => relay.get(key) ?? []
-  return {
-    known,
-    clock,
-    relay,
-    told,
-    trust: new Trust({
-      crypto,
-      clock,
-      known,
-      withdrawals: new KnownWithdrawals({ path: '/withdrawals', locked, files: ports }),
-      statements: (key) => Promise.resolve(of(key)),
-      followed: (pins) => told.push(pins),
-    }),
-    file: () => text(files.get('/known') ?? new Uint8Array(0)),
-    keep(...statements) {
-      for (const [numbers, bytes] of statements) {
-        for (const n of numbers) relay.set(keyOf(n), [...of(keyOf(n)), bytes])
-      }
-    },
-    candidates: (...numbers) =>
-      numbers.map((n) => ({ key: keyOf(n), statements: of(keyOf(n)), scope: 'team' })),
-  }
-}
 
 interface Case {
   name: string
@@ -429,7 +349,7 @@ const CASES: Case[] = [
 
 for (const each of CASES) {
   test(`${each.name}: ${each.gives instanceof Array ? 'trusted' : each.gives}`, async () => {
-    const bench = open()
+    const bench = openBench()
     for (const [n, how = 'manual'] of each.pins ?? []) {
       await bench.known.trust('web', keyOf(n), { how })
     }
@@ -463,7 +383,7 @@ for (const each of CASES) {
 }
 
 test('what a pinned identity revoked is remembered when the relay keeps it back', async () => {
-  const bench = open()
+  const bench = openBench()
   await bench.known.trust('web', keyOf(ONE))
   bench.keep([[ONE], revocation(ONE)])
   assert.is(await rejection(bench.trust.judge('web', bench.candidates(ONE))), 'trust/revoked')
@@ -476,7 +396,7 @@ test('what a pinned identity revoked is remembered when the relay keeps it back'
 })
 
 test('a fingerprint alone is a pin of what is revoked, and of whoever succeeds it', async () => {
-  const bench = open()
+  const bench = openBench()
   await bench.known.trust('web', printOf(ONE))
   await bench.known.trust('db', printOf(THREE))
   bench.keep([[ONE, TWO], rotation(ONE, TWO)], [[THREE], revocation(THREE)])
@@ -488,7 +408,7 @@ test('a fingerprint alone is a pin of what is revoked, and of whoever succeeds i
 })
 
 test('strangers who revoked themselves do not fill the file, however many a relay makes up', async () => {
-  const bench = open()
+  const bench = openBench()
   for (const n of EVERYBODY) {
     bench.keep([[n], revocation(n)])
     assert.is(await rejection(bench.trust.judge('web', bench.candidates(n))), 'trust/revoked')
@@ -498,7 +418,7 @@ test('strangers who revoked themselves do not fill the file, however many a rela
 })
 
 test('a verified pin stays verified through a rotation, and a pool does not hold one twice', async () => {
-  const bench = open()
+  const bench = openBench()
   await bench.known.trust('web', keyOf(ONE), { verified: true })
   await bench.known.trust('www', keyOf(ONE))
   await bench.known.trust('www', keyOf(TWO))
@@ -510,7 +430,7 @@ test('a verified pin stays verified through a rotation, and a pool does not hold
 })
 
 test('an old rotation that is replayed after forgetting leads nowhere', async () => {
-  const bench = open()
+  const bench = openBench()
   await bench.known.trust('web', keyOf(ONE))
   bench.keep([[ONE, TWO], rotation(ONE, TWO)])
   await bench.trust.judge('web', bench.candidates(TWO))
@@ -525,7 +445,7 @@ test('an old rotation that is replayed after forgetting leads nowhere', async ()
 })
 
 test('statements whose signatures do not hold, and bytes that are none, change nothing', async () => {
-  const bench = open()
+  const bench = openBench()
   await bench.known.trust('web', keyOf(ONE))
   await bench.known.trust('ops', keyOf(OPS), { authority: true })
   const forged = [revocation(ONE), rotation(ONE, TWO), vouch(OPS, TWO), withdrawal(OPS, 9, [1])]
@@ -549,7 +469,7 @@ test('statements whose signatures do not hold, and bytes that are none, change n
 })
 
 test('a withdrawal is remembered by its number: kept back or replaced by an older one, it holds', async () => {
-  const bench = open()
+  const bench = openBench()
   await bench.known.trust('ops', keyOf(OPS), { authority: true })
   const [first, second] = [withdrawal(OPS, 1, []), withdrawal(OPS, 2, [1])]
   const looks = async (...lists: Uint8Array[]): Promise<number> => {
@@ -569,7 +489,7 @@ test('a withdrawal is remembered by its number: kept back or replaced by an olde
 })
 
 test('whoever comes is known by pins of a person and by what pinned authorities signed', async () => {
-  const bench = open()
+  const bench = openBench()
   await bench.known.trust('alice', keyOf(ONE))
   await bench.known.trust('found', keyOf(ONE), { how: 'first-use' })
   await bench.known.trust('bob', keyOf(TWO), { how: 'first-use' })
@@ -590,7 +510,7 @@ test('whoever comes is known by pins of a person and by what pinned authorities 
 })
 
 test('a successor that comes by itself is known as the one it follows, over several steps', async () => {
-  const bench = open()
+  const bench = openBench()
   await bench.known.trust('alice', keyOf(ONE))
   bench.keep(
     [[ONE, TWO], rotation(ONE, TWO)],
@@ -606,7 +526,7 @@ test('a successor that comes by itself is known as the one it follows, over seve
 })
 
 test('the old identity that comes after it rotated moves the pin and is nobody', async () => {
-  const bench = open()
+  const bench = openBench()
   await bench.known.trust('alice', keyOf(ONE))
   bench.keep([[ONE, TWO], rotation(ONE, TWO)])
   assert.equal((await bench.trust.view(keyOf(ONE))).names, [])
@@ -614,7 +534,7 @@ test('the old identity that comes after it rotated moves the pin and is nobody',
 })
 
 test('two successors let neither in, whichever comes', async () => {
-  const bench = open()
+  const bench = openBench()
   await bench.known.trust('alice', keyOf(ONE))
   bench.keep([[ONE, TWO], rotation(ONE, TWO)], [[ONE, THREE], rotation(ONE, THREE)])
   for (const n of [ONE, TWO, THREE]) {
@@ -623,14 +543,14 @@ test('two successors let neither in, whichever comes', async () => {
 })
 
 test('a relay that answers nothing about statements lets in whom a person pinned, and nobody else', async () => {
-  const bench = open()
+  const bench = openBench()
   await bench.known.trust('alice', keyOf(ONE))
   assert.equal((await bench.trust.view(keyOf(ONE))).names, ['alice'])
   assert.equal((await bench.trust.view(keyOf(TWO))).names, [])
 })
 
 test('a second look follows the pins of now and asks the relay nothing', async () => {
-  const bench = open()
+  const bench = openBench()
   await bench.known.trust('alice', keyOf(ONE))
   await bench.known.trust('ops', keyOf(OPS), { authority: true })
   bench.keep([[ONE], vouch(OPS, ONE)])
@@ -644,48 +564,6 @@ test('a second look follows the pins of now and asks the relay nothing', async (
   await bench.known.trust('alice', keyOf(ONE))
   await bench.known.revoke(keyOf(ONE))
   assert.equal((await bench.trust.refresh(view)).names, [])
-})
-
-test('withdrawals are kept by number, in a file that says where it is broken', async () => {
-  let file = utf8('')
-  const known = new KnownWithdrawals({
-    path: '/withdrawals',
-    locked: (run) => run(),
-    files: {
-      read: () => Promise.resolve(file),
-      write: (_path, next) => {
-        file = Uint8Array.from(next)
-        return Promise.resolve()
-      },
-    },
-  })
-  assert.is(await known.newest(keyOf(OPS)), undefined)
-  await known.keep(keyOf(OPS), 3, [1, 9])
-  await known.keep(keyOf(OPS), 2, [])
-  await known.keep(keyOf(OTHER), 0, [])
-  assert.equal(await known.newest(keyOf(OPS)), { sequence: 3, serials: [1, 9] })
-  assert.equal(await known.newest(keyOf(OTHER)), { sequence: 0, serials: [] })
-  await known.keep(keyOf(OPS), 4, [])
-  assert.equal(await known.newest(keyOf(OPS)), { sequence: 4, serials: [] })
-  assert.is(await rejection(known.keep('no key', 1, [])), 'key/format')
-  const good = text(file)
-  const key = keyOf(OPS)
-  for (
-    const line of [
-      'x',
-      `${key} 1`,
-      `${key} -1 `,
-      `${key} 1 2,`,
-      `${key} 1 ,2`,
-      `${key} 9999999999999999 1`,
-      `${key} 1 99999999999999999999`,
-      `${key.slice(1)} 1 2`,
-    ]
-  ) {
-    file = utf8(`${good}${line}\n`)
-    assert.is(await rejection(known.newest(key)), 'trust/corrupt', line)
-    assert.is(await rejection(known.keep(key, 99, [])), 'trust/corrupt', line)
-  }
 })
 
 test.run()
