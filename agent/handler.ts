@@ -158,6 +158,7 @@ class Post {
       },
       aborted: cut,
     })
+    body.resume()
   }
 }
 

@@ -81,7 +81,11 @@ export class Program {
   }
 
   /** Resolves with what `find` finds once it finds something in what has been printed. */
-  async until<T>(find: () => T | undefined | null, what: string): Promise<T> {
+  async until<T>(
+    find: () => T | undefined | null,
+    what: string,
+    msMax: number = WAIT_MS_MAX,
+  ): Promise<T> {
     const found = find()
     if (found !== undefined && found !== null) return found
     return await new Promise<T>((resolve, reject) => {
@@ -96,8 +100,8 @@ export class Program {
         else if (this.over) finish(() => reject(this.#problem(`ended before ${what}`)))
       }
       const timer = setTimeout(
-        () => finish(() => reject(this.#problem(`gave no ${what} in ${WAIT_MS_MAX} ms`))),
-        WAIT_MS_MAX,
+        () => finish(() => reject(this.#problem(`gave no ${what} in ${msMax} ms`))),
+        msMax,
       )
       this.#looks.add(look)
       look()
