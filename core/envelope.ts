@@ -45,6 +45,7 @@ export const ENVELOPE = Object.freeze({
   trace: 0x16, // of the transcript: a question or answer about a kept value
   channel: 0x17, // channel 16: a packet channel belongs to this session; initiator
   close: 0x18, // code 2, reason 0-255; the last record of either side
+  commitment: 0x19, // m(i) 32: to a content of its sender, docs/protocol.md §12
 })
 
 export type EnvelopeName = keyof typeof ENVELOPE
@@ -80,6 +81,7 @@ export const SESSION_SIZES: EnvelopeSizes = new Map([
   [ENVELOPE.trace, [padded(42), padded(42)]],
   [ENVELOPE.channel, [padded(16), padded(16)]],
   [ENVELOPE.close, [padded(2), padded(2 + REASON_BYTES_MAX)]],
+  [ENVELOPE.commitment, [padded(32), padded(32)]],
 ])
 
 export interface Envelope {

@@ -28,7 +28,11 @@ import type { SessionPeer } from './opening.ts'
 import { AcksOwed, isForged, RecordReceiver, RecordSender } from './records.ts'
 import type { ResumeKeys } from './resume.ts'
 import {
+  Admission,
+  type Carrier,
+  CLOSE_MS,
   endError,
+  HELD_BYTES_MAX,
   LOST_MS,
   lostEnd,
   OPEN_TIMEOUT_MS,
@@ -37,25 +41,12 @@ import {
   type SessionOptions,
   type SessionState,
   SpoiledCarriers,
+  Waiting,
 } from './session_options.ts'
 import type { Conn, Sent } from './socket.ts'
 import { Transcript, type TranscriptStep } from './transcript.ts'
 
 export * from './session_options.ts'
-
-/** How long an end is waited for, and how long the last bytes may take to leave. */
-export const CLOSE_MS = 5000
-/** On a carrier that is held: more than any port has on its way when paused. */
-const HELD_BYTES_MAX = 1_048_576
-
-interface Carrier {
-  conn: Conn
-  reader: EnvelopeReader
-  /** The number of the next record that it brings. */
-  number: number
-  /** It answered 'queued' and owes a drain. */
-  blocked: boolean
-}
 
 export class Session {
   /** 16 bytes, the same at both ends. */
@@ -78,16 +69,16 @@ export class Session {
   readonly #acks: AcksOwed
   #state: SessionState = 'opening'
   #carrier: Carrier | undefined
-  /** Frames of the mux that could not be sealed yet. */
-  #waiting: Uint8Array[] = []
-  #waitingBytes = 0
+  /** Frames of the mux, and hashes to commit to, that could not be sealed yet. */
+  readonly #waiting = new Waiting()
+  /** Contents that were committed to, those that wait included. */
+  #committed = 0
   #drainOwed = false
   #pumping = false
   /** Responder: `ready` came and nobody has said yes yet. */
   #held = false
   #readyCame = false
-  #admitted = false
-  #whenAdmitted: { resolve(): void; reject(error: TunnelError): void }[] = []
+  readonly #admission = new Admission()
   #checkTimer: Timer | undefined
   #lostTimer: Timer | undefined
   #endTimer: Timer | undefined
@@ -161,7 +152,7 @@ export class Session {
   /** Sealed or waiting to be, and not yet given to a carrier. */
   get bufferedBytes(): number {
     const queued = this.#carrier?.conn.buffered() ?? 0
-    return this.#waitingBytes + this.#sender.unwrittenBytes + queued
+    return this.#waiting.bytes + this.#sender.unwrittenBytes + queued
   }
 
   /** Sealed bytes that the peer has not acknowledged; at most 16 MiB and a little. */
@@ -194,15 +185,36 @@ export class Session {
   }
 
   /**
+   * Commits to a content by its SHA-256, before anything that is written after: the peer can hold
+   * this side to it, and it can be shown later. Gives the number by which the peer knows it.
+   */
+  commit(content32: Uint8Array): number {
+    if (!this.#closing && !this.#ended) {
+      this.#waiting.push('commitment', content32)
+      this.#pump()
+    }
+    return this.#committed++
+  }
+
+  /**
+   * Holds the peer to commitment `index`. On another content the session ends with what is thrown,
+   * `transcript/commitment`.
+   */
+  check(index: number, content32: Uint8Array): void {
+    try {
+      this.transcript.openReceived(index, content32)
+    } catch (error) {
+      this.fail(asTunnelError(error, 'transcript/commitment'))
+      throw error
+    }
+  }
+
+  /**
    * Initiator: resolves once the responder's owner has let this session in, and rejects with how
    * it ended instead. Streams may be opened before.
    */
   admitted(): Promise<void> {
-    return new Promise((resolve, reject) => {
-      if (this.#admitted) resolve()
-      else if (this.#ended) reject(endError(this.#ended))
-      else this.#whenAdmitted.push({ resolve, reject })
-    })
+    return this.#admission.wait(this.#ended)
   }
 
   /**
@@ -293,7 +305,7 @@ export class Session {
   admit(): void {
     if (this.#state !== 'opening' || !this.#held) return
     this.#state = 'open'
-    this.#admitted = true
+    this.#admission.agree()
     this.#ack()
     this.#pump()
     this.#release()
@@ -303,8 +315,7 @@ export class Session {
   fail(error: TunnelError): void {
     if (this.#ended) return
     this.#mux.close()
-    this.#waiting = []
-    this.#waitingBytes = 0
+    this.#waiting.clear()
     this.#state = 'closing'
     if (this.#readyCame || this.role === 'initiator') this.#sealClose(RESET.protocol, error.code)
     this.#finish({ code: RESET.protocol, reason: error.code, remote: false, error })
@@ -325,8 +336,7 @@ export class Session {
 
   #send(frame: Uint8Array): Sent {
     if (this.#ended || this.#closing) return 'lost'
-    this.#waiting.push(frame)
-    this.#waitingBytes += frame.length
+    this.#waiting.push(frame[0] === FRAME.data ? 'data' : 'control', frame)
     this.#pump()
     if (this.#ended || this.#closing) return 'lost'
     if (this.#isFlowing()) return 'ok'
@@ -363,10 +373,9 @@ export class Session {
     if (this.#state === 'opening' || this.#ended || this.#closeSealed) return
     while (this.#waiting.length > 0 && this.#sender.hasRoom && !this.transcript.full) {
       if (this.transcript.suspect) return
-      const frame = this.#waiting.shift()!
-      this.#waitingBytes -= frame.length
-      const name = frame[0] === FRAME.data ? 'data' : 'control'
-      if (!this.#sealed(() => this.#sender.seal(name, frame))) return
+      const { name, content } = this.#waiting.shift()!
+      const bytes = name === 'commitment' ? this.transcript.commit(content).value : content
+      if (!this.#sealed(() => this.#sender.seal(name, bytes))) return
       this.#check()
     }
     if (this.#closing && this.#waiting.length === 0) {
@@ -478,6 +487,7 @@ export class Session {
     if (type === ENVELOPE.data || type === ENVELOPE.control) this.#actFrame(type, content)
     else if (type === ENVELOPE.ack) this.#actAck(content)
     else if (type === ENVELOPE.checkpoint) this.#step(this.transcript.receive(content))
+    else if (type === ENVELOPE.commitment) this.transcript.commitReceived(content)
     else if (type === ENVELOPE.trace) this.#step(this.transcript.receiveTrace(content))
     else if (type === ENVELOPE.close) this.#actClose(content)
     else if (type === ENVELOPE.channel && this.role === 'responder' && content.length === 16) {
@@ -501,7 +511,8 @@ export class Session {
   }
 
   #actFrame(type: number, content: Uint8Array): void {
-    this.#admission()
+    // The responder acks nothing, and sends nothing, before its owner has said yes.
+    if (this.role === 'initiator') this.#admission.agree()
     // From a difference on nothing is delivered; the search for it goes on.
     if (this.transcript.suspect) return
     const frame = decodeFrame(content)
@@ -519,14 +530,7 @@ export class Session {
     reader.end()
     this.#sender.acknowledge(received)
     this.transcript.opened(received)
-    this.#admission()
-  }
-
-  /** The responder acks nothing before its owner has said yes. */
-  #admission(): void {
-    if (this.#admitted || this.role === 'responder') return
-    this.#admitted = true
-    for (const { resolve } of this.#whenAdmitted.splice(0)) resolve()
+    if (this.role === 'initiator') this.#admission.agree()
   }
 
   #step({ trace, failed }: TranscriptStep): void {
@@ -537,8 +541,7 @@ export class Session {
   #actClose(content: Uint8Array): void {
     const { code, reason } = decodeReset(content)
     this.#mux.close()
-    this.#waiting = []
-    this.#waitingBytes = 0
+    this.#waiting.clear()
     const mine = this.#closing
     this.#state = 'closing'
     this.#sealClose(0, '')
@@ -564,12 +567,12 @@ export class Session {
   #finish(end: SessionEnd): void {
     if (this.#ended) return
     this.#ended = end
-    const told = this.role === 'initiator' || this.#admitted
+    const told = this.role === 'initiator' || this.#admission.agreed
     this.#acks.paid()
     for (const timer of [this.#checkTimer, this.#lostTimer, this.#endTimer]) timer?.cancel()
     this.#mux.close()
     this.#state = 'closed'
-    for (const { reject } of this.#whenAdmitted.splice(0)) reject(endError(end))
+    this.#admission.refuse(end)
     this.#endTimer = this.#clock.after(CLOSE_MS, () => {
       this.#carrier?.conn.abort()
       this.#forget()

@@ -3,12 +3,14 @@
  */
 import type { Clock } from './clock.ts'
 import type { Crypto } from './crypto.ts'
+import type { EnvelopeReader } from './envelope.ts'
 import { TunnelError } from './errors.ts'
 import { RESET, resetName } from './frame.ts'
 import type { Identity } from './key.ts'
 import type { Stream } from './mux.ts'
 import type { Role, Split, Suite } from './noise.ts'
 import type { SessionPeer } from './opening.ts'
+import type { Conn } from './socket.ts'
 import type { TranscriptEvent } from './transcript.ts'
 
 // Specification constants.
@@ -18,6 +20,13 @@ export const LOST_MS = 60_000
 export const SPOILED_CARRIERS_MAX = 4
 /** A stream may be opened while there is no carrier, and waits for its answer so much longer. */
 export const OPEN_TIMEOUT_MS = LOST_MS + 5000
+
+/** How long an end is waited for, and how long the last bytes may take to leave. */
+export const CLOSE_MS = 5000
+
+// Our own choice.
+/** On a carrier that is held: more than any port has on its way when paused. */
+export const HELD_BYTES_MAX = 1_048_576
 
 export type SessionState = 'opening' | 'open' | 'waiting' | 'closing' | 'closed'
 
@@ -77,6 +86,16 @@ export interface SessionOwner {
   gone(end: SessionEnd): void
 }
 
+/** What a session goes over now. */
+export interface Carrier {
+  conn: Conn
+  reader: EnvelopeReader
+  /** The number of the next record that it brings. */
+  number: number
+  /** It answered 'queued' and owes a drain. */
+  blocked: boolean
+}
+
 /** No carrier came in time. */
 export function lostEnd(cause?: TunnelError): SessionEnd {
   const found = 'found no other carrier for it in time'
@@ -109,5 +128,64 @@ export class SpoiledCarriers {
     this.#count = nowMs - this.#lastMs < LOST_MS ? this.#count + 1 : 1
     this.#lastMs = nowMs
     return this.#count >= SPOILED_CARRIERS_MAX
+  }
+}
+
+/** Those who wait to hear whether a session was let in. */
+export class Admission {
+  #agreed = false
+  #waiting: { resolve(): void; reject(error: TunnelError): void }[] = []
+
+  get agreed(): boolean {
+    return this.#agreed
+  }
+
+  wait(ended: SessionEnd | undefined): Promise<void> {
+    return new Promise((resolve, reject) => {
+      if (this.#agreed) resolve()
+      else if (ended) reject(endError(ended))
+      else this.#waiting.push({ resolve, reject })
+    })
+  }
+
+  agree(): void {
+    this.#agreed = true
+    for (const { resolve } of this.#waiting.splice(0)) resolve()
+  }
+
+  refuse(end: SessionEnd): void {
+    for (const { reject } of this.#waiting.splice(0)) reject(endError(end))
+  }
+}
+
+type WaitingName = 'data' | 'control' | 'commitment'
+
+/** What is to be sealed in its turn: frames, and hashes of contents to commit to. */
+export class Waiting {
+  #list: { name: WaitingName; content: Uint8Array }[] = []
+  #bytes = 0
+
+  get length(): number {
+    return this.#list.length
+  }
+
+  get bytes(): number {
+    return this.#bytes
+  }
+
+  push(name: WaitingName, content: Uint8Array): void {
+    this.#list.push({ name, content })
+    this.#bytes += content.length
+  }
+
+  shift(): { name: WaitingName; content: Uint8Array } | undefined {
+    const first = this.#list.shift()
+    this.#bytes -= first?.content.length ?? 0
+    return first
+  }
+
+  clear(): void {
+    this.#list = []
+    this.#bytes = 0
   }
 }

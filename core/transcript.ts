@@ -44,8 +44,8 @@ const QUIET_TYPES: readonly number[] = [0x13, 0x15, 0x16]
 const KEPT_VALUES_RESERVE = 1024
 /** Records that a peer may have opened and not covered by a checkpoint: two of its turns. */
 const UNCOVERED_RECORDS_MAX = 2 * CHECKPOINT_RECORDS
-/** Contents of the peer that wait for one before them, since streams end in any order. */
-const WAITING_COMMITMENTS_MAX = 1024
+/** Values of the peer whose contents may still be on their way; of older ones none is taken. */
+const UNOPENED_COMMITMENTS_MAX = 16_384
 /** How long the search for the first difference may take. */
 const TRACE_MS_MAX = 10_000
 
@@ -113,9 +113,8 @@ export class Transcript {
   readonly #receivedCommitments: Chain
   readonly #input: ChainInput
   readonly #saltKeys: { sent?: Uint8Array; received?: Uint8Array } = {}
-  readonly #waiting = new Map<number, Uint8Array>()
-  /** The peer's newest claim on its commitments, while some of them are not here yet. */
-  #claim: { count: number; chain: Uint8Array } | undefined
+  /** Values of the peer whose contents were not shown to `openReceived` yet, the oldest first. */
+  readonly #unopened = new Map<number, Uint8Array>()
   /** Records of either direction that no checkpoint of ours covers. */
   #uncovered = 0
   #loud = false
@@ -287,8 +286,8 @@ export class Transcript {
   }
 
   /**
-   * Commits to a content of ours by its SHA-256; the index and value go to the peer beside it.
-   * Throws `transcript/length`.
+   * Commits to a content of ours by its SHA-256; the value goes to the peer as the very next record
+   * but checkpoints. Throws `transcript/length`.
    */
   commit(content32: Uint8Array): Commitment {
     needLength('content hash', content32, HASH_BYTES)
@@ -300,37 +299,33 @@ export class Transcript {
     return { index, value }
   }
 
-  /**
-   * Takes a commitment of the peer, in any order; `content32` is the SHA-256 of what was received,
-   * absent when it was not read to its end. Throws `transcript/commitment` when the content is
-   * not the one that was committed to, when an index comes twice, or when the chain is not the one
-   * that the peer signed.
-   */
-  commitReceived({ index, value }: Commitment, content32?: Uint8Array): void {
+  /** Takes the value of the peer's next commitment. Throws `transcript/length`. */
+  commitReceived(value: Uint8Array): Commitment {
     needLength('commitment', value, HASH_BYTES)
-    const next = this.#receivedCommitments.count
-    if (
-      !Number.isSafeInteger(index) || index < next || index > next + WAITING_COMMITMENTS_MAX ||
-      this.#waiting.has(index)
-    ) {
-      throw wrongCommitment(index, `found one out of place, expected ${next} or soon after`)
-    }
+    const index = this.#receivedCommitments.count
+    const kept = Uint8Array.from(value)
+    this.#chainCommitment('received', kept)
+    this.#unopened.set(index, kept)
+    this.#unopened.delete(index - UNOPENED_COMMITMENTS_MAX)
+    return { index, value: kept }
+  }
+
+  /**
+   * Compares what was received, by its SHA-256, with what the peer committed to; once for each
+   * commitment. Throws `transcript/commitment` when it is another content, and when there is no
+   * such commitment; the session ends with it.
+   */
+  openReceived(index: number, content32: Uint8Array): void {
+    needLength('content hash', content32, HASH_BYTES)
+    const value = this.#unopened.get(index)
+    if (!value) throw wrongCommitment(index, 'found none of that number whose content may come')
     const salt = this.salt('received', index)
-    if (content32 && !equal(this.#options.crypto.hmacSha256(salt, content32), value)) {
+    if (!equal(this.#options.crypto.hmacSha256(salt, content32), value)) {
       throw wrongCommitment(index, 'found another content than the one that was committed to')
     }
-    this.#waiting.set(index, Uint8Array.from(value))
-    for (let at = next;; at++) {
-      const waiting = this.#waiting.get(at)
-      if (!waiting) break
-      this.#waiting.delete(at)
-      this.#chainCommitment('received', waiting)
-    }
-    if (content32) {
-      const event = { kind: 'opening', direction: 'received', index, salt } as const
-      this.#options.onEvent?.({ ...event, content: content32 })
-    }
-    this.#checkClaim()
+    this.#unopened.delete(index)
+    const event = { kind: 'opening', direction: 'received', index, salt } as const
+    this.#options.onEvent?.({ ...event, content: content32 })
   }
 
   /** What opens content `index` of a direction to whom one shows it, and no other content. */
@@ -356,41 +351,30 @@ export class Transcript {
     // The carrying record is the newest, and its counter is what the peer had sent before it.
     needCount('sent', checkpoint.sent, this.#received.count - 1, this.#received.count - 1)
     needCount('received', checkpoint.received, this.#peerCovered, this.#sent.count)
-    needCount('sent commitments', checkpoint.sentCommitments, this.#claim?.count ?? 0, Infinity)
-    needCount(
-      'received commitments',
-      checkpoint.receivedCommitments,
-      0,
-      this.#sentCommitments.count,
-    )
+    // Commitments are records: all that were sent before this one are here.
+    const [sent, received] = [this.#receivedCommitments.count, this.#sentCommitments]
+    needCount('sent commitments', checkpoint.sentCommitments, sent, sent)
+    const { receivedCommitments: taken } = checkpoint
+    needCount('received commitments', taken, received.first, received.count)
   }
 
   #checkCommitments(checkpoint: Checkpoint): void {
-    const { receivedCommitments: taken, receivedCommitmentsChain: chain } = checkpoint
     const own = this.#sentCommitments
-    // Older values may be gone: contents are not read at the pace of records.
-    if (taken >= own.first && !equal(chain, own.at(taken))) {
+    const { receivedCommitments: taken, sentCommitments: sent } = checkpoint
+    if (!equal(checkpoint.receivedCommitmentsChain, own.at(taken))) {
       throw wrongCommitment(own.first, 'found another chain at the peer from here on')
     }
-    const claim = { count: checkpoint.sentCommitments, chain: checkpoint.sentCommitmentsChain }
-    this.#checkClaim(claim)
-    this.#claim = claim
-    own.forget(Math.max(taken, own.first))
-  }
-
-  #checkClaim(claim = this.#claim): void {
-    const chain = this.#receivedCommitments
-    if (!claim || claim.count > chain.count || claim.count < chain.first) return
-    if (!equal(claim.chain, chain.at(claim.count))) {
-      throw wrongCommitment(chain.first, 'found another chain than the peer signed from here on')
+    const { first } = this.#receivedCommitments
+    if (!equal(checkpoint.sentCommitmentsChain, this.#receivedCommitments.head)) {
+      throw wrongCommitment(first, 'found another chain than the peer signed from here on')
     }
-    chain.forget(claim.count)
+    own.forget(taken)
+    this.#receivedCommitments.forget(sent)
   }
 
   #chainCommitment(direction: Direction, value: Uint8Array): void {
     const chain = direction === 'sent' ? this.#sentCommitments : this.#receivedCommitments
     const index = chain.count
-    if (chain.kept >= KEPT_VALUES_MAX) chain.forget(chain.first + 1)
     chain.push(nextCommitment(this.#options.crypto, chain.head, value))
     this.#options.onEvent?.({ kind: 'commitment', direction, index, value })
   }

@@ -198,6 +198,38 @@ test('a key serves 10 minutes, then the next record brings another', async () =>
   await pair.pass(20)
 })
 
+test('a commitment is there before what is written after it, and holds its maker to a content', async () => {
+  const pair = new Pair()
+  const found: string[] = []
+  const content = pair.crypto.sha256(utf8('said'))
+  const other = pair.crypto.sha256(utf8('never said'))
+  pair.onOpenB = (stream) => {
+    stream.accept()
+    stream.handle({
+      data: ([index]) => {
+        const session = pair.sessionsOfB[0]!
+        session.check(index!, content)
+        found.push('held')
+        try {
+          session.check(index! + 1, content)
+        } catch (error) {
+          found.push((error as TunnelError).code)
+        }
+      },
+      closed() {},
+    })
+  }
+  const { a } = await pair.open()
+  const stream = a.open()
+  const index = a.commit(content)
+  stream.write(Uint8Array.of(index))
+  assert.is(a.commit(other), index + 1)
+  await pair.pass(20)
+  assert.equal(found, ['held', 'transcript/commitment'])
+  assert.is(pair.atB.ends[0]!.error!.code, 'transcript/commitment')
+  assert.is(pair.atA.ends[0]!.error!.message.includes('transcript/commitment'), true)
+})
+
 test('an end that the peer does not answer is told after 5 s', async () => {
   const pair = new Pair()
   const { a } = await pair.open()

@@ -59,7 +59,10 @@ function session({ middle, whole = true }: { middle?: Middle; whole?: boolean } 
   }
   const commit = (text: string) => {
     const content = fast.sha256(utf8(text))
-    pair.bob.transcript.commitReceived(pair.alice.transcript.commit(content), content)
+    const { index } = pair.bob.transcript.commitReceived(
+      pair.alice.transcript.commit(content).value,
+    )
+    pair.bob.transcript.openReceived(index, content)
   }
   say(10)
   commit('one')
