@@ -138,8 +138,8 @@ class VisitLink {
           const frame = decodeFrame(message)
           if (frame.type === FRAME.ping) socket.send(encodeFrame('pong', 0, frame.payload))
           else mux.receive(frame)
-        } catch {
-          socket.close(4400, 'protocol')
+        } catch (error) {
+          socket.close(4400, asTunnelError(error, 'visit/protocol').code)
           this.#end()
         }
       },

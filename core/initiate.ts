@@ -5,7 +5,7 @@
 import type { Clock, Timer } from './clock.ts'
 import type { Crypto } from './crypto.ts'
 import { encodeEnvelope, ENVELOPE, EnvelopeReader, SESSION_SIZES } from './envelope.ts'
-import { asTunnelError, TunnelError } from './errors.ts'
+import { asTunnelError, isTunnelError, TunnelError } from './errors.ts'
 import type { Identity } from './key.ts'
 import type { StaticKey, Suite } from './noise.ts'
 import { type Greeted, InitiatorHello, suiteName } from './opening.ts'
@@ -197,13 +197,20 @@ class Redialer {
     if (this.#stopped || this.#busy || this.#timer) return
     this.#timer = this.#options.clock.after(this.#waitMs, () => {
       this.#timer = undefined
-      this.#attempt(session).catch(() => {}).finally(() => {
+      this.#attempt(session).catch((error) => this.#failed(error)).finally(() => {
         this.#busy = false
         this.#conn = undefined
         if (session.needsCarrier) this.#later(session)
       })
     })
     this.#waitMs = Math.min(Math.max(REDIAL_MS_MIN, 2 * this.#waitMs), REDIAL_MS_MAX)
+  }
+
+  /** No link, no answer: another attempt may do better. A lie is told. */
+  #failed(error: unknown): void {
+    if (!this.#stopped && isTunnelError(error, 'session/resume')) {
+      this.#options.onState?.('waiting', error)
+    }
   }
 
   async #attempt(session: Session): Promise<void> {

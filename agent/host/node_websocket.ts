@@ -122,7 +122,7 @@ class NodeSocket implements Socket {
   #received(data: unknown, isBinary: boolean): void {
     if (this.#closed) return
     if (!isBinary || !(data instanceof Uint8Array)) {
-      return this.close(CLOSE_PROTOCOL, 'text message')
+      return this.close(CLOSE_PROTOCOL, 'frame/text')
     }
     // A plain array, which nothing else will write to: `ws` may hand out parts of a shared one.
     this.#handler!.message(new Uint8Array(data))

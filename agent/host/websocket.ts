@@ -190,7 +190,7 @@ class HostSocket implements Socket {
   #received(data: unknown): void {
     if (this.#closed) return
     if (!(data instanceof Uint8Array) || data.length > FRAME_BYTES_MAX) {
-      this.close(CLOSE_PROTOCOL, typeof data === 'string' ? 'text message' : 'message too long')
+      this.close(CLOSE_PROTOCOL, typeof data === 'string' ? 'frame/text' : 'frame/size')
       return
     }
     this.#handler!.message(data)

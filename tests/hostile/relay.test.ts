@@ -1,0 +1,17 @@
+/**
+ * A relay that lies, driven by tables of attacks. Each row is played without its attack too.
+ */
+// seconds: 300
+import { suite } from 'uvu'
+import { RECORDS, SIZES } from './rows_records.ts'
+import { SIZES } from './rows_sizes.ts'
+import { play } from './table.ts'
+
+const only = process.env['ROW']
+for (const [group, rows] of Object.entries({ RECORDS, SIZES })) {
+  const test = suite(`hostile relay: ${group}`)
+  for (const row of rows) {
+    if (!only || `${group} ${row.name}`.includes(only)) test(row.name, () => play(row))
+  }
+  test.run()
+}
