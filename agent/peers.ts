@@ -258,9 +258,11 @@ export class Peers {
       events: Partial<Omit<SessionEvents, 'onTranscript'>>
     },
   ): Promise<OpenedSession> {
-    const { visits, crypto, clock, identity, sessionKey, agent } = this.#ports
+    const { visits, crypto, clock, identity, sessionKey, agent, passports } = this.#ports
     const own = agent.passport
     if (!own) throw new TunnelError('uplink/down', 'Cannot open a session: there is no link')
+    // Of those that are trusted alone, so that no stranger fills the file.
+    await passports.keep(trusted.key, passport.sequence)
     const peer = { key: trusted.key, name }
     const carrier = (tail: Uint8Array): Promise<Stream> =>
       visits.open(passport.identity, {
@@ -336,7 +338,6 @@ export class Peers {
           identity: parseKey(key),
           afterSequence: await passports.newest(key) - 1,
         })
-        await passports.keep(key, opened.sequence)
         if (!opened.staticKey) throw oldAgent(name)
         found.push({
           key,
