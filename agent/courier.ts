@@ -87,7 +87,7 @@ export class Courier {
     const start = clock.monotonic()
     let reachedMs: number | undefined
     for (let attempt = 0;; attempt++) {
-      const late = (): number => (reachedMs ?? start) + (reachedMs ? timeoutMs : waitMs)
+      const lateMs = (): number => reachedMs === undefined ? start + waitMs : reachedMs + timeoutMs
       try {
         return await this.#try(to, parcel, {
           ...options,
@@ -96,10 +96,10 @@ export class Courier {
       } catch (error) {
         const family = asTunnelError(error, 'a2a/fault')
         if (signal?.aborted) throw stopped()
-        const again = isPassing(family) || isCut(family)
+        const again = isCut(family) || (isPassing(family) && !family.code.startsWith('stream/'))
         if (!again || (reachedMs !== undefined && !parcel.repeatable)) throw family
         const pauseMs = Math.min(RETRY_MS_MAX, RETRY_MS_MIN * 1.6 ** attempt)
-        if (clock.monotonic() + pauseMs > late()) {
+        if (clock.monotonic() + pauseMs > lateMs()) {
           if (reachedMs !== undefined || waitMs === 0) throw family
           throw new TunnelError('a2a/away', `Cannot deliver in time: ${family.message}`, {
             cause: family,
@@ -108,11 +108,6 @@ export class Courier {
         await this.#pause(pauseMs, signal)
       }
     }
-  }
-
-  /** A session for messages with whoever is meant; kept for the next. */
-  async open(to: string | SeenAgent): Promise<OpenedSession> {
-    return await this.#hold(to).opened
   }
 
   close(): void {
@@ -147,7 +142,7 @@ export class Courier {
         isLate = true
         stream!.reset(RESET.timeout)
       })
-      return { ...await sendMessage(stream, parcel.body(), sink), peer }
+      return { ...await sendMessage(stream, parcel.body(), sink, session), peer }
     } catch (error) {
       if (!isLate) throw error
       throw new TunnelError('a2a/timeout', 'Cannot tell what became of the message: no result', {

@@ -10,7 +10,7 @@ Every command and flag, word for word as \`--help\` prints it. Made by \`compile
 
 From a clone each is typed as \`npx sotto …\`. Results go to standard output, all else to standard error; with \`--json\` each result is one
 JSON object a line. Exit codes: 0 done, 1 an error, 2 a command line that cannot be read, 70 a fault of the program itself, 130 Ctrl-C, 143 told to go
-(but a relay that was told to go, and drained, exits 0).
+(but a relay that was told to go, and drained, exits 0). \`sotto a2a send\` has a few more, on its page.
 
 | variable | what it sets |
 |---|---|

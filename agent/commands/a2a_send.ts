@@ -44,7 +44,7 @@ const page: Page = {
   args: ['[PEER]', '[MESSAGE]'],
   examples: [
     ['sotto a2a send alice hello', 'The reply, if there is one, comes on standard output.'],
-    ['sotto a2a send ops.deployer - --exec < plan.json', 'For a program there to run on.'],
+    ['sotto a2a send ops.deployer - --exec', 'Standard input, for a program there to run on.'],
     ["sotto a2a send --to 'role=worker,env!=prod' reload", 'A line for each, and a summary.'],
     ['sotto a2a send alice hello --wait 5m', 'Holds it while alice is away.'],
   ],
