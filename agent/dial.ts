@@ -77,7 +77,7 @@ export class Dialler {
     const seen = new Map<string, number>()
     let problem: TunnelError | undefined
     const { scope } = reply
-    for (const { key, passport, statements } of agents as Record<string, unknown>[]) {
+    for (const { key, passport, statements, more } of agents as Record<string, unknown>[]) {
       if (typeof key !== 'string' || typeof passport !== 'string') continue
       try {
         const newest = await passports.newest(key)
@@ -96,6 +96,7 @@ export class Dialler {
         candidates.push({
           key,
           statements: readStatements(statements),
+          more: more === true,
           ...(typeof scope === 'string' ? { scope } : {}),
         })
       } catch (error) {

@@ -330,7 +330,7 @@ export class Peers {
     const found: (Candidate & { passport: Passport })[] = []
     let problem: TunnelError | undefined
     for (const one of Array.isArray(agents) ? agents.slice(0, AGENTS_MAX) : []) {
-      const { key, passport, statements } = one as Record<string, unknown>
+      const { key, passport, statements, more } = one as Record<string, unknown>
       if (typeof key !== 'string' || typeof passport !== 'string') continue
       try {
         const opened = openPassport(crypto, fromBase64(passport), {
@@ -343,6 +343,7 @@ export class Peers {
           key,
           passport: opened,
           statements: readStatements(statements),
+          more: more === true,
           ...(typeof scope === 'string' ? { scope } : {}),
         })
       } catch (error) {

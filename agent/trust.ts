@@ -30,6 +30,8 @@ export interface Candidate {
   /** KEY. */
   key: string
   statements: readonly Uint8Array[]
+  /** There are more than these. */
+  more?: boolean
   /** In which the relay says that the name is; a vouch may be for one scope alone. */
   scope?: string
 }
@@ -58,6 +60,15 @@ export interface Judgement {
   /** Pins that moved to a successor; `TrustPorts.followed` was told of each. */
   followed: FollowedPin[]
 }
+
+/** What is known already. */
+interface Heard {
+  said: readonly Statement[]
+  /** KEYs whose statements these are. */
+  asked: ReadonlyMap<string, readonly Statement[]>
+}
+
+const NOTHING: Heard = { said: [], asked: new Map() }
 
 export interface TrustPorts {
   crypto: Crypto
@@ -97,8 +108,12 @@ export class Trust {
   async judge(name: string, candidates: readonly Candidate[]): Promise<Judgement> {
     const { known } = this.#ports
     const opened = candidates.map((one) => ({ ...one, said: this.#open(one.statements) }))
-    const said = opened.flatMap((one) => one.said)
-    const followed = await this.#followPins(await known.find(name), said)
+    // What came with the answer needs no second question.
+    const asked = new Map(opened.flatMap(({ key, said, more }) => more ? [] : [[key, said]]))
+    const followed = await this.#followPins(await known.find(name), {
+      said: opened.flatMap((one) => one.said),
+      asked,
+    })
     const pins = await known.find(name)
     await this.#refuseRevokedPins(name, pins)
     const live = await this.#unrevoked(opened, pins)
@@ -208,17 +223,14 @@ export class Trust {
     throw revoked(dead.map((pin) => pinPrint(crypto, pin)).join(' and '), name)
   }
 
-  /** Moves pins of these to the successors that they signed; `said` is what is known already. */
-  async #followPins(
-    pins: readonly KnownAgent[],
-    said: readonly Statement[],
-  ): Promise<FollowedPin[]> {
+  /** Moves pins of these to the successors that they signed. */
+  async #followPins(pins: readonly KnownAgent[], { said, asked }: Heard): Promise<FollowedPin[]> {
     const { known, crypto } = this.#ports
     const followed: FollowedPin[] = []
     for (const pin of pins) {
       const key = this.#keyOf(pin, said)
       if (key === undefined) continue
-      const statements = [...said, ...await this.#chain(key)]
+      const statements = [...said, ...await this.#chain(key, asked)]
       const led = follow(crypto, parseKey(key), since(statements, pin))
       if (led.kind === 'revoked') {
         // Whatever led there is worth nothing any more.
@@ -262,7 +274,7 @@ export class Trust {
       seen.add(key)
       const own = pins.filter((pin) => isPinOf(crypto, pin, key))
       if (own.length > 0) {
-        await this.#followPins(own, said)
+        await this.#followPins(own, { said, asked: new Map([[formatKey(identity), statements]]) })
         return
       }
       if (at !== identity) said.push(...this.#open(await this.#ports.statements(key)))
@@ -273,7 +285,7 @@ export class Trust {
   }
 
   /** The statements of an identity and of the successors that they name, as far as they lead. */
-  async #chain(key: string): Promise<Statement[]> {
+  async #chain(key: string, asked: Heard['asked']): Promise<Statement[]> {
     const all: Statement[] = []
     const seen = new Set<string>()
     const queue = [key]
@@ -281,7 +293,7 @@ export class Trust {
       const next = queue.shift()!
       if (seen.has(next)) continue
       seen.add(next)
-      const found = this.#open(await this.#ports.statements(next))
+      const found = asked.get(next) ?? this.#open(await this.#ports.statements(next))
       all.push(...found)
       for (const one of found) {
         if (one.kind === 'rotation' && formatKey(one.old) === next) queue.push(formatKey(one.new))
@@ -316,7 +328,7 @@ export class Trust {
     )
     if (vouches.length === 0) return []
     // An authority may have rotated or revoked itself too.
-    await this.#followPins(await known.authorities(), [])
+    await this.#followPins(await known.authorities(), NOTHING)
     const authorities = await known.authorities()
     const gone = await known.revoked()
     const withdrawn = new Map<string, readonly number[]>()
