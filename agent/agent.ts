@@ -113,7 +113,13 @@ export class Agent {
     this.#announced.add(name)
     if (!this.uplink.up) return
     await this.#publish()
-    await this.uplink.request({ do: 'claim', name, kind: 'agent' })
+    try {
+      await this.uplink.request({ do: 'claim', name, kind: 'agent' })
+    } catch (error) {
+      // Another scope's, for good: the next link need not ask for it.
+      if (isTunnelError(error, 'registry/taken')) this.#announced.delete(name)
+      throw error
+    }
   }
 
   /** The own passport as it was published last; present once a link is up and there is one. */

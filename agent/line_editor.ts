@@ -143,7 +143,8 @@ export class LineEditor {
     const ends = ways.map((way) => way.slice(typed.search(/[^\s-]*$/)).replace(/-$/, ''))
     const line = ends.join('  ')
     const width = this.#options.columns - 1
-    const shown = line.length <= width ? line : `${line.slice(0, Math.max(0, width - 2))} …`
+    const cut = line.lastIndexOf('  ', width - 2)
+    const shown = line.length <= width || cut < 0 ? line.slice(0, width) : `${line.slice(0, cut)} …`
     return `${this.draw()}\r\n${shown}\r\n`
   }
 }

@@ -12,11 +12,15 @@ import { followedWords, Trust } from './trust.ts'
 import type { UplinkState } from './uplink.ts'
 import { Visits } from './visits.ts'
 import type { World } from './world.ts'
+import { hex } from '../core/bytes.ts'
 import { isTunnelError, TunnelError } from '../core/errors.ts'
 import type { Stream } from '../core/mux.ts'
 
 /** From the start until the relay has let us in, where a command waits for it. */
 const READY_MS_MAX = 30_000
+/** Names near one that is taken: each ends in two random bytes. */
+const NEAR_ATTEMPTS_MAX = 4
+const NEAR_BYTES = 2
 
 export interface PresenceOptions {
   joining: Joining
@@ -36,6 +40,7 @@ export class Presence {
   readonly trust: Trust
   readonly visits: Visits
   readonly #ready: Promise<void>
+  readonly #random: () => Uint8Array
 
   /** Starts joining at once; `ready` tells when the relay has let us in. */
   static async open(world: World, options: PresenceOptions): Promise<Presence> {
@@ -50,6 +55,7 @@ export class Presence {
     const { joining, sessionKey, tell } = options
     const { clock, crypto } = world
     const { profile, identity, group16 } = joining
+    this.#random = () => crypto.randomBytes(NEAR_BYTES)
     let up!: () => void
     let fail!: (error: unknown) => void
     this.#ready = new Promise<void>((resolve, reject) => {
@@ -120,6 +126,22 @@ export class Presence {
   /** When the relay has let us in. Throws what it refused with, `uplink/timeout`. */
   ready(): Promise<void> {
     return this.#ready
+  }
+
+  /**
+   * Claims a name that nobody chose, or one near it where another scope has that: whoever looks for
+   * it has to be told, or knows the KEY. Throws what the relay refuses with.
+   */
+  async announceNear(base: string): Promise<string> {
+    for (let attempt = 1;; attempt++) {
+      const name = attempt === 1 ? base : `${base}-${hex(this.#random())}`
+      try {
+        await this.agent.announce(name)
+        return name
+      } catch (error) {
+        if (!isTunnelError(error, 'registry/taken') || attempt === NEAR_ATTEMPTS_MAX) throw error
+      }
+    }
   }
 
   /** What the relay keeps about a KEY, unverified; none where it does not answer. */

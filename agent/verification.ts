@@ -13,7 +13,7 @@ import type { Clock, Timer } from '../core/clock.ts'
 import type { Crypto } from '../core/crypto.ts'
 import { asTunnelError, TunnelError } from '../core/errors.ts'
 import { RESET } from '../core/frame.ts'
-import { fingerprint, parseFingerprint } from '../core/key.ts'
+import { fingerprint, isName, parseFingerprint } from '../core/key.ts'
 import type { Identity } from '../core/key.ts'
 import type { Stream } from '../core/mux.ts'
 import { Sas } from '../core/sas.ts'
@@ -25,21 +25,25 @@ export const VERIFY_SERVICE = 'verify'
 export const MEET_MS_MAX = 120_000
 /** For both to answer. */
 export const ANSWER_MS_MAX = 300_000
-const TRY_MS = 1000
+const TRY_MS = 500
+/** So many tries by name to one look through the list of agents. */
+const LOOK_AROUND = 8
+const PAGES_MAX = 200
 const STEP_MS_MAX = 10_000
 /** What the last byte may take to arrive. */
 const LAST_MS_MAX = 2000
 const SECRET_BYTES = 32
 const NAME_BYTES = 8
+const KEY_TEXT = /^[a-z2-7]{52}$/
 
 export interface VerificationPorts {
   clock: Clock
   crypto: Crypto
-  presence: Pick<Presence, 'agent' | 'peers'>
+  presence: Pick<Presence, 'agent' | 'peers' | 'announceNear'>
   identity: Identity
 }
 
-/** Under which an identity waits for whoever compares with it. */
+/** Under which an identity waits for whoever compares with it, where no other scope has that name. */
 export function meetingName(print: string): string {
   return `${VERIFY_SERVICE}-${hex(parseFingerprint(print).subarray(0, NAME_BYTES))}`
 }
@@ -182,7 +186,7 @@ export async function meet(
           closed: () => {},
         }),
       })
-      presence.agent.announce(meetingName(own)).catch(reject)
+      presence.announceNear(meetingName(own)).catch(reject)
     })
   } finally {
     late?.cancel()
@@ -194,15 +198,19 @@ async function call(
   { pin, at, signal }: { pin: KnownAgent; at: string; signal: AbortSignal },
 ): Promise<Verification> {
   const deadlineMs = clock.monotonic() + MEET_MS_MAX
-  const { name, how, verified } = pin
-  for (;;) {
+  const { how, verified } = pin
+  for (let attempt = 1;; attempt++) {
     try {
-      const key = await presence.peers.find(at, (key) => isPinOf(crypto, pin, key))
+      // Mostly it waits under this very name; another scope may have had it first.
+      const name = attempt % LOOK_AROUND === 0
+        ? await findMeeting(presence, { pin, crypto, at })
+        : at
+      const key = await presence.peers.find(name, (key) => isPinOf(crypto, pin, key))
       const events = { onOpen: (stream: Stream) => stream.reset(RESET.refused) }
       const trusted = { key, how, verified }
       const opened = await presence.peers.openTo(trusted, {
-        at,
-        name,
+        at: name,
+        name: pin.name,
         service: VERIFY_SERVICE,
         events,
       })
@@ -213,13 +221,37 @@ async function call(
       const again = isPassing(error) ||
         asTunnelError(error, 'verify/fault').code === 'session/refused'
       if (!again || signal.aborted) throw error
-      if (clock.monotonic() + TRY_MS > deadlineMs) throw away(name, error)
+      if (clock.monotonic() + TRY_MS > deadlineMs) throw away(pin.name, error)
     }
     await new Promise<void>((resolve) => {
       clock.after(TRY_MS, resolve)
       signal.addEventListener('abort', () => resolve(), { once: true })
     })
   }
+}
+
+/** A name near the usual one that an identity serves now; the usual one where it serves none. */
+async function findMeeting(
+  { agent }: Pick<Presence, 'agent'>,
+  { pin, crypto, at }: { pin: KnownAgent; crypto: Crypto; at: string },
+): Promise<string> {
+  let after: string | undefined
+  for (let page = 0; page < PAGES_MAX; page++) {
+    const reply = await agent.uplink.request({
+      do: 'agents',
+      ...(after !== undefined && { after }),
+    })
+    for (const row of Array.isArray(reply['agents']) ? reply['agents'] : []) {
+      const { key, names } = row as { key?: unknown; names?: unknown }
+      if (typeof key !== 'string' || !KEY_TEXT.test(key) || !isPinOf(crypto, pin, key)) continue
+      for (const { name } of Array.isArray(names) ? names as { name?: unknown }[] : []) {
+        if (typeof name === 'string' && isName(name) && name.startsWith(`${at}-`)) return name
+      }
+    }
+    if (typeof reply['next'] !== 'string' || reply['next'] === after) return at
+    after = reply['next']
+  }
+  return at
 }
 
 function away(name: string, cause?: unknown): TunnelError {

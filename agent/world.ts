@@ -56,6 +56,8 @@ export interface PromptOptions {
   readonly question: string
   /** Whole lines that what was typed may become, for Tab. */
   readonly complete?: (text: string) => readonly string[]
+  /** At a terminal: what was typed before the question is no answer to it. */
+  readonly fresh?: boolean
   readonly signal?: AbortSignal
 }
 

@@ -11,7 +11,8 @@ import { command, isSet, JSON_FLAG, listOf, RELAY_FLAGS, textOf } from '../cli/p
 import type { Given, Page } from '../cli/page.ts'
 import { checkName, defaultAgentName, readChoice, servicesOf } from '../cli/plan.ts'
 import { Screen } from '../cli/screen.ts'
-import { enroll, ENROLL_SERVICE, enrolmentName, isSecret, readSecret } from '../enrolment.ts'
+import { uplinkTeller } from '../cli/uplink_words.ts'
+import { enroll, ENROLL_SERVICE, isSecret, readSecret } from '../enrolment.ts'
 import type { Enrolment, EnrolmentSecret } from '../enrolment.ts'
 import { publishStatement } from '../enquiry.ts'
 import { checkChoice, join } from '../join.ts'
@@ -109,6 +110,7 @@ async function run(options: EnrollOptions, world: World): Promise<number> {
   const presence = await Presence.open(world, {
     joining,
     tell: (sentence) => screen.tell(sentence),
+    onState: uplinkTeller(screen),
     onNotice: ({ message }) => screen.tell(`the relay says: ${message}`),
   })
   const stop = stopped(world.signal)
@@ -146,7 +148,8 @@ async function ask(
   const ports = { clock, crypto, presence, joining, name }
   const peer = await enterRoom(ports, invitation.code)
   const key = formatKey(peer.identity)
-  const at = enrolmentName(fingerprint(crypto, peer.identity))
+  const at = peer.name
+  if (!at.startsWith(`${ENROLL_SERVICE}-`)) throw notEnrolling()
   return await meet(presence, { at, key }, { identity, names, world }).catch((error) => {
     throw isTunnelError(error, 'dial/unknown') ? notEnrolling(error) : error
   })
@@ -253,7 +256,7 @@ function clash(name: string, { print, pinned }: { print: string; pinned: string 
   )
 }
 
-function notEnrolling(cause: unknown): TunnelError {
+function notEnrolling(cause?: unknown): TunnelError {
   return new TunnelError(
     'enroll/away',
     'Cannot enroll: whoever showed the code waits for no machine in this scope',

@@ -10,6 +10,7 @@ import { command, isSet, JSON_FLAG, listOf, numberOf, RELAY_FLAGS, textOf } from
 import type { Given, Page } from '../cli/page.ts'
 import { checkName, durationOf, readChoice } from '../cli/plan.ts'
 import { Screen, waitWords } from '../cli/screen.ts'
+import { uplinkTeller } from '../cli/uplink_words.ts'
 import { ENROLL_SERVICE, enrolmentName, makeSecret, readSecret, Registrar } from '../enrolment.ts'
 import type { Enrolled, EnrolmentSecret, EnrolmentTerms } from '../enrolment.ts'
 import { EnrolmentBook, ENROLMENTS_MAX } from '../enrolment_book.ts'
@@ -162,6 +163,7 @@ class Enrolling {
     const world = this.#world
     const { secretFile } = options
     if (secretFile !== undefined) this.#secret = await this.#openSecret(secretFile)
+    const tellState = uplinkTeller(screen)
     const done = new Promise<void>((resolve) => void (this.#done = resolve))
     const registrar = new Registrar({
       ...world,
@@ -177,8 +179,9 @@ class Enrolling {
     const presence = await Presence.open(world, {
       joining,
       tell: (sentence) => screen.tell(sentence),
-      onState: ({ kind }) => {
-        if (kind === 'down') this.#room?.lost()
+      onState: (state) => {
+        tellState(state)
+        if (state.kind === 'down') this.#room?.lost()
       },
       onNotice: ({ message }) => screen.tell(`the relay says: ${message}`),
       onPair: (stream) => this.#room ? this.#room.accept(stream) : stream.reset(1),
@@ -207,11 +210,12 @@ class Enrolling {
     presence: Presence,
     { registrar, done, stop }: { registrar: Registrar; done: Promise<void>; stop: Promise<never> },
   ): Promise<void> {
-    const { joining, screen, authority } = this.#parts
+    const { joining, screen } = this.#parts
     const { crypto, clock } = this.#world
     const print = fingerprint(crypto, joining.identity.public)
-    await presence.agent.announce(enrolmentName(print))
-    const ports = { clock, crypto, presence, joining, name: authority.name }
+    // The machine learns by the code where we wait.
+    const name = await presence.announceNear(enrolmentName(print))
+    const ports = { clock, crypto, presence, joining, name }
     this.#room = await Promise.race([PairRoom.open(ports), stop])
     const { code, expires } = this.#room
     showCode(this.#world, screen, { code, expires, whom: 'one machine', typed: 'sotto enroll' })

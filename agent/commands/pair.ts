@@ -17,6 +17,7 @@ import { command, isSet, JSON_FLAG, RELAY_FLAGS, textOf } from '../cli/page.ts'
 import type { Given, Page } from '../cli/page.ts'
 import { checkName, defaultAgentName, readChoice, servicesOf } from '../cli/plan.ts'
 import { Screen } from '../cli/screen.ts'
+import { uplinkTeller } from '../cli/uplink_words.ts'
 import { checkChoice, join } from '../join.ts'
 import type { Joining, RelayChoice } from '../join.ts'
 import { isPinOf, pinPrint } from '../known_agents.ts'
@@ -98,12 +99,14 @@ async function run(options: PairOptions, world: World): Promise<number> {
   // Before anything is opened: a person takes a while.
   const code = joins ? await askCode(world, options.codeFd) : undefined
   const joining = await join(world, options.choice, (line) => screen.tell(line))
+  const tellState = uplinkTeller(screen)
   let room: PairRoom | undefined
   const presence = await Presence.open(world, {
     joining,
     tell: (sentence) => screen.tell(sentence),
-    onState: ({ kind }) => {
-      if (kind === 'down') room?.lost()
+    onState: (state) => {
+      tellState(state)
+      if (state.kind === 'down') room?.lost()
     },
     onNotice: ({ message }) => screen.tell(`the relay says: ${message}`),
     onPair: (stream) => room ? room.accept(stream) : stream.reset(1),

@@ -6,6 +6,7 @@ import type { Emoji } from '../../core/sas.ts'
 import { command, isSet, JSON_FLAG, RELAY_FLAGS } from '../cli/page.ts'
 import { readChoice } from '../cli/plan.ts'
 import { Screen } from '../cli/screen.ts'
+import { uplinkTeller } from '../cli/uplink_words.ts'
 import { checkChoice, join } from '../join.ts'
 import type { RelayChoice } from '../join.ts'
 import { isPinOf, pinPrint } from '../known_agents.ts'
@@ -18,6 +19,11 @@ import type { World } from '../world.ts'
 
 const QUESTION = 'The same on both, in the same order? yes or no: '
 const ATTEMPTS_MAX = 5
+/** Without the other side for so long, a person wonders. */
+const HINT_MS = 15_000
+const STILL_WAITING =
+  'still waiting: it must be pinned there too, and agents of different scopes see ' +
+  'each other only by "sotto relay grants add"'
 
 interface VerifyOptions {
   name: string
@@ -53,18 +59,22 @@ either is told to both: exit code 5. Without a terminal the answer is a line of 
     const presence = await Presence.open(world, {
       joining,
       tell: (sentence) => screen.tell(sentence),
+      onState: uplinkTeller(screen),
       onNotice: ({ message }) => screen.tell(`the relay says: ${message}`),
     })
     const stop = stopped(world.signal)
     let verification: Verification | undefined
+    let late: { cancel(): void } | undefined
     try {
       await Promise.race([presence.ready(), stop.promise])
-      screen.tell(
-        `waiting for "${pin.name}" (${pinPrint(world.crypto, pin)}) to do the same`,
-        { event: 'waiting', fields: { name: pin.name } },
-      )
+      screen.tell(`waiting for "${pin.name}", who has to type "sotto peers verify" too`, {
+        event: 'waiting',
+        fields: { name: pin.name },
+      })
+      late = world.clock.after(HINT_MS, () => screen.tell(STILL_WAITING))
       const ports = { ...world, presence, identity: joining.identity }
       verification = await Promise.race([meet(ports, pin, world.signal), stop.promise])
+      late.cancel()
       const yes = await Promise.race([compare(world, { screen, pin, verification }), stop.promise])
       await keep(world, known, { pin, key: verification.key, yes })
       if (!yes) throw different(pin.name, 'one of you said that the emoji differ')
@@ -81,6 +91,7 @@ either is told to both: exit code 5. Without a terminal the answer is a line of 
       }
       throw error
     } finally {
+      late?.cancel()
       stop.done()
       verification?.close()
       if (world.signal.aborted) presence.close()
@@ -156,7 +167,7 @@ function show(
 
 async function ask({ terminal }: World, signal: AbortSignal): Promise<boolean | undefined> {
   for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt++) {
-    const words = await terminal.prompt({ question: QUESTION, signal })
+    const words = await terminal.prompt({ question: QUESTION, fresh: true, signal })
     if (words === undefined) return undefined
     if (/^\s*y(es)?\s*$/i.test(words)) return true
     if (/^\s*no?\s*$/i.test(words)) return false

@@ -7,6 +7,8 @@ import type { PromptOptions } from '../world.ts'
 
 /** Of standard input that is no terminal: a line longer than that is no answer. */
 const LINE_LENGTH_MAX = 4096
+/** What was typed before a question could be read comes within this time, and answers nothing. */
+const EARLY_MS = 150
 
 /** What was read and not yet asked for. */
 let pending = ''
@@ -19,9 +21,10 @@ export function prompt(options: PromptOptions): Promise<string | undefined> {
 }
 
 function promptTerminal(
-  { question, complete, signal }: PromptOptions,
+  { question, complete, fresh, signal }: PromptOptions,
 ): Promise<string | undefined> {
   const { stdin, stderr } = process
+  const startMs = performance.now()
   const editor = new LineEditor({ question, columns: stderr.columns || 80, complete })
   return new Promise((resolve) => {
     const finish = (answer: string | undefined): void => {
@@ -34,6 +37,8 @@ function promptTerminal(
     }
     const typed = (keys: string | Uint8Array): void => {
       const text = typeof keys === 'string' ? keys : new TextDecoder().decode(keys)
+      const isEarly = fresh === true && performance.now() - startMs < EARLY_MS
+      if (isEarly && !text.includes('\x03')) return
       const { write, outcome, rest } = editor.feed(text)
       stderr.write(write)
       if (!outcome) return

@@ -3,15 +3,18 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { Running } from '../support/cli.ts'
+import { meetingName } from '../../agent/verification.ts'
+import type { RelayHome } from '../support/scene.ts'
 import { event, Scene } from '../support/scene.ts'
 
 const test = suite('agent/verify')
 
 let scene: Scene
+let relay: RelayHome
 let env: Record<string, string>
 test.before.each(async () => {
   scene = await Scene.make()
-  const relay = await scene.relay()
+  relay = await scene.relay()
   // Of one scope: that is who sees each other.
   env = await scene.friend(relay, 'team')
 })
@@ -126,6 +129,23 @@ test('whom the other side has not pinned waits in vain, and is told why', async 
   await event(two, 'waiting')
   assert.equal([await one.stop(), await two.stop()], [130, 130])
   assert.not.match(one.stdout.text + two.stdout.text, /compare/)
+})
+
+test("a stranger who took the names where they would wait is in nobody's way", async () => {
+  await pinned()
+  const other = await scene.friend(relay, 'mallory')
+  for (const home of ['alice', 'bob']) {
+    const { fingerprint } = await identityOf(home)
+    const name = meetingName(fingerprint!)
+    const squatter = await scene.place.start('mallory', [
+      ...['a2a', 'listen', '--name', name, '--json'],
+    ], { env: other })
+    await event(squatter, 'listening')
+  }
+  const [one, two] = [await verify('alice', 'bob'), await verify('bob', 'ally')]
+  one.type('yes')
+  two.type('yes')
+  assert.equal([await one.code, await two.code], [0, 0], one.stderr.text + two.stderr.text)
 })
 
 test('a name that is not pinned, and one of several identities, are refused', async () => {
