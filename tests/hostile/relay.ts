@@ -55,6 +55,10 @@ export interface Leg {
   id: number
   /** Sends these bytes to the receiver. */
   inject(bytes: Uint8Array): void
+  /** Says to the receiver that the other end took the carrier. */
+  accept(): void
+  /** Somebody has reset it. */
+  isCut: boolean
   /** Tells the receiver that the sender has finished, or that it was reset. */
   end(): void
   reset(code: number): void
@@ -249,11 +253,13 @@ export class HostileRelay {
       link,
       id,
       held: EMPTY,
+      isCut: false,
       inject: (bytes) => {
         for (let at = 0; at < bytes.length; at += 65_536) {
           frame('data', bytes.subarray(at, at + 65_536))
         }
       },
+      accept: () => frame('credit', new Uint8Array(4)),
       end: () => frame('fin'),
       reset: (code) => frame('reset', Uint8Array.of(0, code)),
     })

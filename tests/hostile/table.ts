@@ -36,6 +36,8 @@ export interface Row {
   passes?: number
   alice?: ActorOptions
   bob?: ActorOptions
+  /** What happened before: where somebody has seen what the relay later keeps back. */
+  before?(stage: Stage): Promise<void>
   /** Sets the relay up to lie, before the scene; what it gives back runs beside the scene. */
   attack(stage: Stage): void | (() => Promise<void>)
   /** What else must hold in the end. */
@@ -56,6 +58,7 @@ export async function play(row: Row): Promise<void> {
   const stage = await Stage.open()
   try {
     await set(stage, row)
+    await row.before?.(stage)
     const startMs = performance.now()
     const beside = row.attack(stage)
     const { act } = row.scene ?? MESSAGE
