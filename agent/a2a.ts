@@ -1,23 +1,35 @@
 /**
  * Messages between agents: one message is one stream of a session. The request rides in the open,
- * the message follows until `fin`, and what comes back are records, of which the last is the result.
- * A message passes as it comes and is nowhere held as a whole. docs/protocol.md §16.
+ * and records pass until `fin`: forth the message, back the answer, of which the last is the result.
+ * Whoever sends a content commits to it in the session and names the commitment behind it. A message
+ * passes as it comes and is nowhere held as a whole. docs/protocol.md §16.
  *
- *   kind     1      1 output, 2 errors, 3 result
- *   length   4      of what follows, at most 65,536; of a result at most 4,096
+ *   kind     1      see RECORD
+ *   length   4      of what follows
  *   payload
  */
 import { ByteReader, ByteWriter, concat, EMPTY, text, utf8 } from '../core/bytes.ts'
 import { asTunnelError, isTunnelError, TunnelError } from '../core/errors.ts'
 import { RESET } from '../core/frame.ts'
+import type { HashStream } from '../core/crypto.ts'
+import type { Session } from '../core/session.ts'
 import type { Conn } from '../core/socket.ts'
+import type { Transcript } from '../core/transcript.ts'
 
 // Specification constants.
 export const MESSAGE_BYTES_MAX = 16_777_216
-export const ANSWER = Object.freeze({ output: 1, errors: 2, result: 3 })
+/** Every kind with its payload. Numbers are never reused. */
+export const RECORD = Object.freeze({
+  output: 1, // 1 to 65,536 bytes of the reply; back
+  errors: 2, // 1 to 65,536 bytes; back
+  result: 3, // JSON, at most 4,096 bytes; back, the last
+  body: 4, // 1 to 65,536 bytes of the message; forth
+  commitment: 5, // kind 1, number 8: to all that passed of this kind, which is over; the last forth
+})
 const RECORD_HEADER_BYTES = 5
 const RECORD_BYTES_MAX = 65_536
 const RESULT_BYTES_MAX = 4096
+const COMMITMENT_BYTES = 9
 const REQUEST_BYTES_MAX = 1024
 const ID_TEXT = /^[0-9a-f]{32}$/
 const STATUS = ['delivered', 'refused', 'failed', 'timeout'] as const
@@ -42,6 +54,11 @@ export interface MessageResult {
   message?: string
   /** It had been delivered before: this was the second try of one message. */
   again?: boolean
+}
+
+/** The session that a message passes over: each side commits there to what it sends (§12). */
+export type Witness = Pick<Session, 'commit' | 'check'> & {
+  transcript: Pick<Transcript, 'hash'>
 }
 
 /** Where a message's answer goes while it comes. */
@@ -96,31 +113,77 @@ function tooLong(bytes: number): TunnelError {
   )
 }
 
+/** The contents that pass on one stream in one way, by kind, and what they are committed to by. */
+class Contents {
+  readonly #witness: Witness
+  readonly #open = new Map<number, HashStream>()
+  readonly #over = new Set<number>()
+
+  constructor(witness: Witness) {
+    this.#witness = witness
+  }
+
+  /** Throws `a2a/protocol` behind the commitment to this kind. */
+  add(kind: number, bytes: Uint8Array): void {
+    if (this.#over.has(kind)) throw protocol(`kind ${kind} behind the commitment to it`)
+    let hash = this.#open.get(kind)
+    if (!hash) this.#open.set(kind, hash = this.#witness.transcript.hash())
+    hash.update(bytes)
+  }
+
+  /** Commits to what passed of `kind`: the record that says so. */
+  commit(kind: number): Uint8Array {
+    const index = this.#witness.commit(this.#digest(kind))
+    const payload = new ByteWriter(COMMITMENT_BYTES).u8(kind).u64(index).done()
+    return encodeRecord(RECORD.commitment, payload)
+  }
+
+  /** Kinds that nobody has committed to yet. */
+  get open(): number[] {
+    return [...this.#open.keys()]
+  }
+
+  isOver(kind: number): boolean {
+    return this.#over.has(kind)
+  }
+
+  /** Throws `a2a/protocol`, and `transcript/commitment`, which has ended the session. */
+  check(payload: Uint8Array, kinds: readonly number[]): void {
+    const reader = new ByteReader(payload, 'a2a', 'commitment')
+    const kind = reader.u8()
+    const index = reader.u64()
+    if (!kinds.includes(kind) || this.#over.has(kind)) {
+      throw protocol(`a commitment to kind ${kind}`)
+    }
+    this.#witness.check(index, this.#digest(kind))
+  }
+
+  #digest(kind: number): Uint8Array {
+    const hash = this.#open.get(kind) ?? this.#witness.transcript.hash()
+    this.#open.delete(kind)
+    this.#over.add(kind)
+    return hash.digest()
+  }
+}
+
 /**
- * Sends one message on a stream that was opened with `encodeRequest` as its tail, and gives the
- * result. Throws `a2a/size` (the stream is reset), `a2a/protocol`, and `a2a/broken` when the stream
- * ended before the result: then it is not known whether the message was taken.
+ * Sends one message on a stream of `witness` that was opened with `encodeRequest` as its tail, and
+ * gives the result. Throws `a2a/size` (the stream is reset), `a2a/protocol`, `transcript/commitment`
+ * when the answer is not the one that its sender has committed to (the session has ended), and
+ * `a2a/broken` when the stream ended before the result: then it is not known whether the message was
+ * taken.
  */
 export async function sendMessage(
   stream: Conn,
   body: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
   sink: AnswerSink,
+  witness: Witness,
 ): Promise<MessageResult> {
   const flow = new Flow(stream)
-  const answer = readAnswer(flow, sink)
+  const answer = readAnswer(flow, sink, witness)
   // What breaks the answer ends the sending too, and is what is told.
   answer.catch(() => {})
-  const sending = (async (): Promise<void> => {
-    let sentBytes = 0
-    for await (const chunk of body) {
-      sentBytes += chunk.length
-      if (sentBytes > MESSAGE_BYTES_MAX) throw tooLong(sentBytes)
-      await flow.write(chunk)
-      // An early result: the other side wants no more of it.
-      if (flow.isEnded) return
-    }
-    flow.end()
-  })()
+  const sending = sendBody(flow, body, new Contents(witness))
   // After an early result nobody waits for it any more.
   sending.catch(() => {})
   try {
@@ -129,32 +192,85 @@ export async function sendMessage(
     flow.end()
     return result
   } catch (error) {
+    const refused = untaken(flow.error)
     flow.abort()
-    throw isTunnelError(error) && /^(a2a|stream)\//.test(error.code) ? error : broken(error)
+    if (refused) throw refused
+    const isTold = isTunnelError(error) && /^(a2a|stream|transcript)\//.test(error.code)
+    throw isTold ? error : broken(error)
   }
 }
 
-async function readAnswer(flow: Flow, sink: AnswerSink): Promise<MessageResult> {
+async function sendBody(
+  flow: Flow,
+  body: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  contents: Contents,
+): Promise<void> {
+  let sentBytes = 0
+  for await (const chunk of body) {
+    sentBytes += chunk.length
+    if (sentBytes > MESSAGE_BYTES_MAX) throw tooLong(sentBytes)
+    for (let at = 0; at < chunk.length; at += RECORD_BYTES_MAX) {
+      const part = chunk.subarray(at, at + RECORD_BYTES_MAX)
+      contents.add(RECORD.body, part)
+      await flow.write(encodeRecord(RECORD.body, part))
+      // An early result: the other side wants no more of it.
+      if (flow.isEnded) return
+    }
+  }
+  await flow.write(contents.commit(RECORD.body))
+  flow.end()
+}
+
+async function readAnswer(
+  flow: Flow,
+  sink: AnswerSink,
+  witness: Witness,
+): Promise<MessageResult> {
+  const contents = new Contents(witness)
+  const { output, errors, result, commitment } = RECORD
+  for await (const { kind, payload } of readRecords(flow, [output, errors, result, commitment])) {
+    if (kind === result) {
+      if (contents.open.length > 0) throw uncommitted()
+      return decodeResult(payload)
+    }
+    if (kind === commitment) contents.check(payload, contents.open)
+    else {
+      contents.add(kind, payload)
+      await (kind === output ? sink.output(payload) : sink.errors(payload))
+    }
+  }
+  throw untaken(flow.error) ?? broken(flow.error)
+}
+
+/** Whole records until the stream ends, in whichever way. Throws `a2a/protocol`. */
+async function* readRecords(
+  flow: Flow,
+  kinds: readonly number[],
+): AsyncGenerator<{ kind: number; payload: Uint8Array }, void, void> {
   let held: Uint8Array = EMPTY
   for (;;) {
     while (held.length >= RECORD_HEADER_BYTES) {
-      const reader = new ByteReader(held, 'a2a', 'answer')
+      const reader = new ByteReader(held, 'a2a', 'record')
       const kind = reader.u8()
       const length = reader.u32()
-      const most = kind === ANSWER.result ? RESULT_BYTES_MAX : RECORD_BYTES_MAX
-      if (kind < ANSWER.output || kind > ANSWER.result || length > most) {
+      if (!kinds.includes(kind) || !isLength(kind, length)) {
         throw protocol(`kind ${kind} of ${length} bytes`)
       }
       if (held.length < RECORD_HEADER_BYTES + length) break
       const payload = held.subarray(RECORD_HEADER_BYTES, RECORD_HEADER_BYTES + length)
       held = held.subarray(RECORD_HEADER_BYTES + length)
-      if (kind === ANSWER.result) return decodeResult(payload)
-      await (kind === ANSWER.output ? sink.output(payload) : sink.errors(payload))
+      yield { kind, payload }
     }
     const more = await flow.read()
-    if (more === undefined) throw untaken(flow.error) ?? broken(flow.error)
+    if (more === undefined) break
     held = held.length === 0 ? more : concat(held, more)
   }
+  if (held.length > 0 && !flow.error) throw protocol('a record that was cut')
+}
+
+function isLength(kind: number, length: number): boolean {
+  if (kind === RECORD.commitment) return length === COMMITMENT_BYTES
+  return length <= (kind === RECORD.result ? RESULT_BYTES_MAX : RECORD_BYTES_MAX)
 }
 
 function decodeResult(payload: Uint8Array): MessageResult {
@@ -177,7 +293,15 @@ function decodeResult(payload: Uint8Array): MessageResult {
 }
 
 function protocol(found: string): TunnelError {
-  return new TunnelError('a2a/protocol', `Cannot read the answer: found ${found}`)
+  return new TunnelError('a2a/protocol', `Cannot read a message or its answer: found ${found}`)
+}
+
+function uncommitted(): TunnelError {
+  return new TunnelError(
+    'a2a/commitment',
+    'Cannot take a message or its answer: found nothing by which its sender committed to it',
+    { hint: 'Update sotto on the other machine.' },
+  )
 }
 
 /** The other side said, before it took anything, that it would not. */
@@ -198,13 +322,17 @@ function broken(cause?: unknown): TunnelError {
 export class Incoming {
   readonly request: MessageRequest
   readonly #flow: Flow
+  readonly #received: Contents
+  readonly #answered: Contents
   #receivedBytes = 0
   #finished = false
 
   /** Throws `a2a/request` on a stream whose tail is none; the owner resets it. */
-  constructor(stream: Conn, tail: Uint8Array) {
+  constructor(stream: Conn, tail: Uint8Array, witness: Witness) {
     this.request = decodeRequest(tail)
     this.#flow = new Flow(stream)
+    this.#received = new Contents(witness)
+    this.#answered = new Contents(witness)
   }
 
   /** Bytes read so far. */
@@ -222,23 +350,32 @@ export class Incoming {
     return this.#flow.gone
   }
 
-  /** The message as it comes; once. Throws `a2a/size`, `a2a/length`, `a2a/gone`. */
+  /**
+   * The message as it comes; once. Whatever was made of it counts only when it has ended without a
+   * throw: `a2a/size`, `a2a/length`, `a2a/gone`, `a2a/protocol`, `a2a/commitment`, and
+   * `transcript/commitment` when its sender has committed to another one (the session has ended).
+   */
   async *body(): AsyncGenerator<Uint8Array, void, void> {
     const { bytes: said } = this.request
-    for (;;) {
-      const chunk = await this.#flow.read()
-      if (chunk === undefined) break
-      this.#receivedBytes += chunk.length
+    const { body, commitment } = RECORD
+    for await (const { kind, payload } of readRecords(this.#flow, [body, commitment])) {
+      if (kind === commitment) {
+        this.#received.check(payload, [body])
+        continue
+      }
+      this.#received.add(body, payload)
+      this.#receivedBytes += payload.length
       if (this.#receivedBytes > (said ?? MESSAGE_BYTES_MAX)) {
         throw said === undefined ? tooLong(this.#receivedBytes) : this.#wrongLength()
       }
-      yield chunk
+      yield payload
     }
     if (this.#flow.error) {
       throw new TunnelError('a2a/gone', 'Cannot read the message: its sender went away', {
         cause: this.#flow.error,
       })
     }
+    if (!this.#received.isOver(body)) throw uncommitted()
     if (said !== undefined && this.#receivedBytes !== said) throw this.#wrongLength()
   }
 
@@ -249,16 +386,18 @@ export class Incoming {
 
   /** Waits while the sender does not read. Throws when it is gone. */
   output(bytes: Uint8Array): Promise<void> {
-    return this.#answer(ANSWER.output, bytes)
+    return this.#answer(RECORD.output, bytes)
   }
 
   errors(bytes: Uint8Array): Promise<void> {
-    return this.#answer(ANSWER.errors, bytes)
+    return this.#answer(RECORD.errors, bytes)
   }
 
   async #answer(kind: number, bytes: Uint8Array): Promise<void> {
     for (let at = 0; at < bytes.length; at += RECORD_BYTES_MAX) {
-      await this.#flow.write(encodeRecord(kind, bytes.subarray(at, at + RECORD_BYTES_MAX)))
+      const part = bytes.subarray(at, at + RECORD_BYTES_MAX)
+      this.#answered.add(kind, part)
+      await this.#flow.write(encodeRecord(kind, part))
     }
   }
 
@@ -271,7 +410,10 @@ export class Incoming {
       ...(result.message ? { message: result.message.slice(0, 1000) } : {}),
     }
     try {
-      await this.#flow.write(encodeRecord(ANSWER.result, utf8(JSON.stringify(short))))
+      for (const kind of this.#answered.open) {
+        await this.#flow.write(this.#answered.commit(kind))
+      }
+      await this.#flow.write(encodeRecord(RECORD.result, utf8(JSON.stringify(short))))
       this.#flow.end()
       // What is left of the message is of no use; the sender stops when it sees the result.
       this.#flow.drain()

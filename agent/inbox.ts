@@ -12,6 +12,7 @@ import { concat } from '../core/bytes.ts'
 import { isTunnelError } from '../core/errors.ts'
 import { RESET } from '../core/frame.ts'
 import type { Stream } from '../core/mux.ts'
+import type { Session } from '../core/session.ts'
 
 /** Messages under way at once: of all peers, and of one, which can so not crowd the others out. */
 const OPEN_MAX = 1024
@@ -53,8 +54,8 @@ export class Inbox {
     this.#ports = ports
     ports.peers.serve(MESSAGE_SERVICE, {
       needs: ports.needs,
-      session: (_, peer, view) => ({
-        onOpen: (stream) => this.#opened(stream, { peer, view }),
+      session: (session, peer, view) => ({
+        onOpen: (stream) => this.#opened(stream, { session, peer, view }),
         closed: () => {},
       }),
     })
@@ -70,7 +71,7 @@ export class Inbox {
     this.#closed = true
   }
 
-  #opened(stream: Stream, from: { peer: Peer; view: PeerView }): void {
+  #opened(stream: Stream, from: { session: Session; peer: Peer; view: PeerView }): void {
     const { key } = from.peer
     const open = this.#open.get(key) ?? 0
     if (this.#closed) return stream.reset(RESET.refused, 'nobody listens any more')
@@ -80,7 +81,7 @@ export class Inbox {
     stream.accept()
     let incoming: Incoming
     try {
-      incoming = new Incoming(stream, stream.visit.tail)
+      incoming = new Incoming(stream, stream.visit.tail, from.session)
     } catch {
       return stream.reset(RESET.protocol, 'not a message')
     }

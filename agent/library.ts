@@ -340,6 +340,9 @@ function keeper(parts: Uint8Array[]): (bytes: Uint8Array) => void {
   }
 }
 
+/** A message that did not come whole, or was another than its sender committed to. */
+const BROKEN = /^(a2a\/(gone|length|size|protocol|commitment)|transcript\/commitment)$/
+
 async function handle(
   handler: MessageHandler,
   incoming: Incoming,
@@ -351,7 +354,8 @@ async function handle(
     if (reply !== undefined) await answer(incoming, reply as Body)
     return { result: { status: 'delivered' }, taken: true }
   } catch (error) {
-    const broke = isTunnelError(error) && /^a2a\/(gone|length|size)$/.test(error.code)
+    const broke = isTunnelError(error) &&
+      /^(a2a\/(gone|length|size|protocol|commitment)|transcript\/commitment)$/.test(error.code)
     const { code, message } = isTunnelError(error)
       ? error
       : { code: 'a2a/handler', message: 'the program there failed' }

@@ -184,10 +184,7 @@ export class Session {
     return this.#exporter.export(label, context, bytes)
   }
 
-  /**
-   * Commits to a content by its SHA-256, before anything that is written after: the peer can hold
-   * this side to it, and it can be shown later. Gives the number by which the peer knows it.
-   */
+  /** Commits to a content by its SHA-256, before what is written after; the peer knows it by the number. */
   commit(content32: Uint8Array): number {
     if (!this.#closing && !this.#ended) {
       this.#waiting.push('commitment', content32)

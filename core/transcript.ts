@@ -26,7 +26,7 @@ import {
   SESSION_ID_BYTES,
   wrongTrace,
 } from './chain.ts'
-import type { Crypto } from './crypto.ts'
+import type { Crypto, HashStream } from './crypto.ts'
 import { HASH_BYTES, KEY_BYTES } from './crypto.ts'
 import { TunnelError } from './errors.ts'
 
@@ -283,6 +283,11 @@ export class Transcript {
     return trace.kind === QUESTION
       ? this.#answer(direction, trace)
       : this.#compare(direction, trace)
+  }
+
+  /** For the hash of a content that passes in pieces. */
+  hash(): HashStream {
+    return this.#options.crypto.sha256Stream()
   }
 
   /**

@@ -33,9 +33,9 @@ async function ask(
   const link = joined()
   const next = link.next()
   const sink = new Sink()
-  const sent = sendMessage(link.open({ id: nextId(), exec: true }), body, sink)
+  const sent = sendMessage(link.open({ id: nextId(), exec: true }), body, sink, link.near)
   const stream = await next
-  const incoming = new Incoming(stream, stream.visit.tail)
+  const incoming = new Incoming(stream, stream.visit.tail, link.far)
   await incoming.finish(await runner.run(incoming, PEER))
   return { result: await sent, out: text(sink.out), err: text(sink.err) }
 }
@@ -130,9 +130,9 @@ test('when the sender goes, the program goes', async () => {
     yield utf8('x')
     await new Promise(() => {})
   })()
-  const sent = sendMessage(stream, never, sink).catch(() => {})
+  const sent = sendMessage(stream, never, sink, link.near).catch(() => {})
   const far = await next
-  const incoming = new Incoming(far, far.visit.tail)
+  const incoming = new Incoming(far, far.visit.tail, link.far)
   const running = runs(['sh', '-c', 'echo $$; exec sleep 600']).run(incoming, PEER)
   while (sink.out.length === 0) await new Promise((resolve) => setTimeout(resolve, 5))
   stream.reset(6)

@@ -12,6 +12,7 @@ import type { ServedService } from '../../agent/peers.ts'
 import { text, utf8 } from '../../core/bytes.ts'
 import { ManualClock } from '../../core/clock.ts'
 import type { Stream } from '../../core/mux.ts'
+import type { Session } from '../../core/session.ts'
 import { joined, Sink } from '../support/message_link.ts'
 import { rejection } from '../support/rejection.ts'
 
@@ -25,6 +26,7 @@ const nextId = (): string => String(++ids).padStart(32, '0')
 /** An inbox with one session of one peer on it. */
 function opened(take: InboxPorts['take'], needs: InboxPorts['needs'] = 'a2a') {
   let served: ServedService
+  const link = joined()
   const state = { allowed: true }
   const inbox = new Inbox({
     clock: new ManualClock(),
@@ -35,8 +37,7 @@ function opened(take: InboxPorts['take'], needs: InboxPorts['needs'] = 'a2a') {
     needs,
     take,
   })
-  const events = served!.session(undefined as never, PEER, VIEW)
-  const link = joined()
+  const events = served!.session(link.far as Session, PEER, VIEW)
   const send = (
     request: Partial<MessageRequest>,
     body: Iterable<Uint8Array> | AsyncIterable<Uint8Array> = [utf8('hi')],
@@ -45,7 +46,7 @@ function opened(take: InboxPorts['take'], needs: InboxPorts['needs'] = 'a2a') {
     const next = link.next()
     const stream = link.open({ id: nextId(), ...request })
     void next.then((far) => events.onOpen(far))
-    return { stream, result: sendMessage(stream, body, sink), sink }
+    return { stream, result: sendMessage(stream, body, sink, link.near), sink }
   }
   return { inbox, send, state }
 }

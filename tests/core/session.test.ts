@@ -216,6 +216,7 @@ test('a commitment is there before what is written after it, and holds its maker
           found.push((error as TunnelError).code)
         }
       },
+      end() {},
       closed() {},
     })
   }
