@@ -85,7 +85,13 @@ that you printed do not follow: have them renewed.`,
   },
 })
 
-export const revokeCertificate = command<{ out: string | undefined; json: boolean }>({
+interface CertificateOptions {
+  keyFile: string | undefined
+  out: string | undefined
+  json: boolean
+}
+
+export const revokeCertificate = command<CertificateOptions>({
   page: {
     name: 'sotto identity revoke-certificate',
     summary: 'print what ends this identity for good, to be kept offline',
@@ -101,16 +107,30 @@ export const revokeCertificate = command<{ out: string | undefined; json: boolea
         without: 'standard output',
         help: 'A new file, readable by you alone.',
       },
+      {
+        name: 'key-file',
+        value: 'PATH',
+        without: 'the identity of this profile',
+        help: "Another identity's file, such as the key of an authority.",
+      },
       JSON_FLAG,
     ],
     more:
       `Whoever has it can end this identity, and do nothing else with it. It beats every rotation.
 It is used by: sotto identity revoke --certificate FILE`,
   },
-  read: (given) => ({ out: textOf(given, 'out'), json: isSet(given, 'json') }),
+  read: (given) => ({
+    keyFile: textOf(given, 'key-file'),
+    out: textOf(given, 'out'),
+    json: isSet(given, 'json'),
+  }),
   check() {},
-  async run({ out, json }, world) {
-    const own = await new Profile(world).identity()
+  async run({ keyFile, out, json }, world) {
+    const profile = new Profile(world)
+    const own = keyFile === undefined ? await profile.identity() : await profile.identityAt(keyFile)
+    if (!own) {
+      throw new TunnelError('cli/file', `Cannot read a key from ${keyFile}: it is not there`)
+    }
     const statement = toBase64(encodeStatement({
       kind: 'revocation',
       identity: own.public,
