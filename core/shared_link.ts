@@ -69,6 +69,11 @@ export class SharedLink implements SocketHandler {
     return this.#mux.size
   }
 
+  /** Messages that have come. */
+  get heard(): number {
+    return this.#messages
+  }
+
   /** True while the other end is known to listen: it has spoken, since somebody doubted it. */
   get ready(): boolean {
     return !this.#over && this.#messages > this.#doubted
