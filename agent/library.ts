@@ -354,8 +354,7 @@ async function handle(
     if (reply !== undefined) await answer(incoming, reply as Body)
     return { result: { status: 'delivered' }, taken: true }
   } catch (error) {
-    const broke = isTunnelError(error) &&
-      /^(a2a\/(gone|length|size|protocol|commitment)|transcript\/commitment)$/.test(error.code)
+    const broke = isTunnelError(error) && BROKEN.test(error.code)
     const { code, message } = isTunnelError(error)
       ? error
       : { code: 'a2a/handler', message: 'the program there failed' }
