@@ -110,18 +110,9 @@ test('a visitor is a stream: its bytes both ways, each direction ended by itself
   stream.write(new Uint8Array(70_000))
   stream.end()
   await settle()
-  assert.equal(
-    events,
-    [
-      'agent 100',
-      'agent end',
-      'relay 65536',
-      'relay 4464',
-      'relay end',
-      ...['relay closed', 'agent closed'].filter((event) => events.includes(event)),
-    ].slice(0, 5).concat(events.slice(5)),
-  )
-  assert.equal(events.slice(5).sort(), ['agent closed', 'relay closed'])
+  const of = (name: string): string[] => events.filter((event) => event.startsWith(name))
+  assert.equal(of('agent'), ['agent 100', 'agent end', 'agent closed'])
+  assert.equal(of('relay'), ['relay 65536', 'relay 4464', 'relay end', 'relay closed'])
   assert.equal([relay.link.size, agent.link.size], [0, 0])
 })
 
