@@ -6,6 +6,7 @@
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, renameSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
+import { signAdHoc, signatureHolds } from './mach_o.ts'
 import type { TargetName } from './runtimes.ts'
 
 const BUILD_MS_MAX = 180_000
@@ -67,7 +68,9 @@ export function buildBinary(options: BinaryOptions): Metafile {
     if (result.status !== 0) {
       throw new Error(`bun build: ${(result.error?.message ?? result.stderr).trim().slice(-2000)}`)
     }
-    renameSync(join(folder, name), outfile)
+    const made = join(folder, name)
+    if (target.startsWith('darwin') && !signatureHolds(made)) signAdHoc(made)
+    renameSync(made, outfile)
     return JSON.parse(readFileSync(metafile, 'utf8')) as Metafile
   } finally {
     rmSync(folder, { recursive: true, force: true })
