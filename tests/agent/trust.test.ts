@@ -395,6 +395,20 @@ test('what a pinned identity revoked is remembered when the relay keeps it back'
   assert.equal(await bench.known.find('db'), [])
 })
 
+test('the same for whoever comes, pinned or vouched for', async () => {
+  const bench = openBench()
+  await bench.known.trust('alice', keyOf(ONE))
+  await bench.known.trust('ops', keyOf(OPS), { authority: true })
+  bench.keep([[ONE], revocation(ONE)], [[TWO], revocation(TWO)], [[TWO], vouch(OPS, TWO)])
+  for (let look = 0; look < 2; look++) {
+    for (const n of [ONE, TWO]) {
+      assert.is(await rejection(bench.trust.view(keyOf(n))), 'trust/revoked', `${n}`)
+    }
+    bench.relay.clear()
+    bench.keep([[TWO], vouch(OPS, TWO)])
+  }
+})
+
 test('a fingerprint alone is a pin of what is revoked, and of whoever succeeds it', async () => {
   const bench = openBench()
   await bench.known.trust('web', printOf(ONE))
