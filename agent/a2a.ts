@@ -31,6 +31,8 @@ const RECORD_BYTES_MAX = 65_536
 const RESULT_BYTES_MAX = 4096
 const COMMITMENT_BYTES = 9
 const REQUEST_BYTES_MAX = 1024
+/** Our own choice: the messages of so many peers, each with as many as may be, are remembered. */
+const TAKEN_PEERS = 16
 const ID_TEXT = /^[0-9a-f]{32}$/
 const STATUS = ['delivered', 'refused', 'failed', 'timeout'] as const
 
@@ -532,27 +534,45 @@ class Flow {
 
 /** Remembers which messages were taken, so that one that is sent again is not taken twice. */
 export class Taken {
-  readonly #results = new Map<string, MessageResult>()
+  /** Of each peer, oldest first. */
+  readonly #results = new Map<string, Map<string, MessageResult>>()
   readonly #most: number
+  #size = 0
 
-  /** `most` messages are remembered, of all peers together; the oldest go first. */
+  /** `most` messages of one peer are remembered, 16 times as many of all; the oldest go first. */
   constructor(most = 4096) {
     this.#most = most
   }
 
   /** What became of it the first time. */
   find(peer: string, id: string): MessageResult | undefined {
-    const result = this.#results.get(`${peer} ${id}`)
+    const result = this.#results.get(peer)?.get(id)
     return result && { ...result, again: true }
   }
 
   keep(peer: string, id: string, result: MessageResult): void {
-    this.#results.set(`${peer} ${id}`, result)
-    if (this.#results.size <= this.#most) return
-    for (const oldest of this.#results.keys()) {
-      this.#results.delete(oldest)
+    const own = this.#results.get(peer) ?? new Map<string, MessageResult>()
+    this.#results.set(peer, own)
+    if (!own.has(id)) this.#size++
+    own.set(id, result)
+    if (own.size > this.#most) this.#forgetOldest(peer)
+    else if (this.#size > this.#most * TAKEN_PEERS) {
+      // Of whoever has most: nobody can make what others sent be forgotten by sending more.
+      const [[largest]] = [...this.#results].sort(([, a], [, b]) => b.size - a.size) as [
+        [string, unknown],
+      ]
+      this.#forgetOldest(largest)
+    }
+  }
+
+  #forgetOldest(peer: string): void {
+    const own = this.#results.get(peer)!
+    for (const oldest of own.keys()) {
+      own.delete(oldest)
+      this.#size--
       break
     }
+    if (own.size === 0) this.#results.delete(peer)
   }
 }
 

@@ -48,7 +48,7 @@ export interface DirectoryPorts {
   known: KnownAgents
   trust: Pick<Trust, 'view'>
   /** KEY of this very agent. */
-  own: string
+  own?: string
 }
 
 export class Directory {

@@ -278,6 +278,13 @@ test('what was taken is remembered by peer and id, and the oldest is forgotten f
   taken.keep('a', '3', { status: 'failed' })
   assert.is(taken.find('a', '1'), undefined)
   assert.ok(taken.find('a', '3'))
+  // However many somebody sends, what others sent stays.
+  taken.keep('b', '1', { status: 'delivered' })
+  for (let i = 0; i < 1000; i++) taken.keep('a', String(i), { status: 'delivered' })
+  assert.ok(taken.find('b', '1'))
+  for (let i = 0; i < 100; i++) taken.keep(`peer ${i}`, '1', { status: 'delivered' })
+  const kept = Array.from({ length: 100 }, (_, i) => taken.find(`peer ${i}`, '1')).filter(Boolean)
+  assert.ok(kept.length >= 29 && kept.length <= 32, String(kept.length))
 })
 
 test.run()
