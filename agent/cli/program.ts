@@ -7,7 +7,7 @@ import { asTunnelError, TunnelError } from '../../core/errors.ts'
 import { VERSION } from '../version.ts'
 import type { StopReason, World } from '../world.ts'
 import { renderPage, table } from './page.ts'
-import type { Command, Given, Page } from './page.ts'
+import type { Command, Flag, Given, Page } from './page.ts'
 
 const EXIT_ERROR = 1
 const EXIT_USAGE = 2
@@ -256,7 +256,7 @@ function credentialVerbs(what: 'keys' | 'tokens', words: string): Verb {
 /** Runs one command line and gives the exit code. Errors are told here, to the person, once. */
 export async function runProgram(argv: readonly string[], world: World): Promise<number> {
   const { stdout, stderr } = world.terminal
-  const json = argv.includes('--json')
+  let json = argv.includes('--json')
   let started = false
   try {
     const found = find(argv)
@@ -265,6 +265,8 @@ export async function runProgram(argv: readonly string[], world: World): Promise
       return 0
     }
     const command = await found.verb.load!()
+    // Words of a program that follow are not ours.
+    json = found.rest.slice(0, splitRest(command.page, found.rest).at).includes('--json')
     const given = readArguments(command.page, found.rest)
     if (given === 'help') {
       stdout.write(renderPage(command.page))
@@ -345,6 +347,12 @@ function overview(name: string, { summary, verbs = {} }: Verb): string {
   ].join('\n')
 }
 
+/** The flag that takes all that follows it, and where it is; else the end. */
+function splitRest(page: Page, argv: readonly string[]): { flag: Flag | undefined; at: number } {
+  const flag = page.flags.find(({ rest, name }) => rest && argv.includes(`--${name}`))
+  return { flag, at: flag === undefined ? argv.length : argv.indexOf(`--${flag.name}`) }
+}
+
 /** Reads arguments by the page; `help` when the page itself was asked for. Throws `cli/usage`. */
 export function readArguments(page: Page, argv: readonly string[]): Given | 'help' {
   const parser = new Parser(page.name)
@@ -355,8 +363,7 @@ export function readArguments(page: Page, argv: readonly string[]): Given | 'hel
   for (const arg of page.args ?? []) {
     parser.argument(arg.startsWith('[') ? arg : `<${arg}>`)
   }
-  const rest = page.flags.find((flag) => flag.rest && argv.includes(`--${flag.name}`))
-  const cut = rest === undefined ? argv.length : argv.indexOf(`--${rest.name}`)
+  const { flag: rest, at: cut } = splitRest(page, argv)
   for (const { name, short, value, many, rest } of page.flags) {
     if (rest) continue
     const letter = short === undefined ? '' : `-${short}, `
