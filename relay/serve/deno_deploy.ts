@@ -62,7 +62,8 @@ declare const Deno: {
   ): { shutdown(): Promise<void> }
 }
 
-type DenoSocket = WebSocket
+/** Without the overloads of `send`, which each runtime's types write differently. */
+type DenoSocket = Omit<WebSocket, 'send'> & { send(message: Uint8Array): void }
 
 /** The operator's own key is a secret of the platform; all others are in the store. */
 class EdgeCredentials extends Credentials {
