@@ -8,6 +8,8 @@
 
 /** Longer lines are cut off: nothing that is asked for here is that long. */
 const LINE_LENGTH_MAX = 256
+/** For what is typed, or the question gets lines of its own. */
+const ROOM_MIN = 32
 const CLEAR_LINE = '\r\x1b[2K'
 // deno-lint-ignore no-control-regex
 const ESCAPE = /^\x1b(?:\[[0-9;?]*[A-Za-z~]|O[A-Za-z]|[^[O])/
@@ -48,11 +50,25 @@ export class LineEditor {
     return this.#text
   }
 
-  /** What to write first. */
-  draw(): string {
+  /** What the line begins with: the question, where enough room is left beside it. */
+  get #mark(): string {
     const { question, columns } = this.#options
+    return columns - question.length >= ROOM_MIN ? question : '> '
+  }
+
+  /** What to write first. */
+  start(): string {
+    const { question, columns } = this.#options
+    return this.#mark === question
+      ? this.draw()
+      : `${fold(question.trimEnd(), columns)}${this.draw()}`
+  }
+
+  /** What the line looks like now. */
+  draw(): string {
+    const question = this.#mark
     // A line that wraps could not be drawn again: what does not fit moves out to the left.
-    const room = Math.max(8, columns - question.length - 1)
+    const room = Math.max(8, this.#options.columns - question.length - 1)
     const from = Math.max(0, this.#at - room + 1)
     const shown = this.#text.slice(from, from + room)
     const back = shown.length - (this.#at - from)
@@ -90,7 +106,7 @@ export class LineEditor {
     switch (key) {
       case '\x7f':
       case '\x08':
-        return this.#set(before.slice(0, -1), after)
+        return this.#set([...before].slice(0, -1).join(''), after)
       case '\x04':
       case '\x1b[3~':
         return this.#set(before, after.slice(1))
@@ -147,6 +163,17 @@ export class LineEditor {
     const shown = line.length <= width || cut < 0 ? line.slice(0, width) : `${line.slice(0, cut)} …`
     return `${this.draw()}\r\n${shown}\r\n`
   }
+}
+
+/** Whole words in lines of at most so many characters. */
+function fold(text: string, width: number): string {
+  const lines = ['']
+  for (const word of text.split(' ')) {
+    const last = lines.at(-1)!
+    if (last !== '' && last.length + 1 + word.length > width) lines.push(word)
+    else lines[lines.length - 1] = last === '' ? word : `${last} ${word}`
+  }
+  return lines.map((line) => `${line}\r\n`).join('')
 }
 
 function commonStart(a: string, b: string): string {

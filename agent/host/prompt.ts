@@ -57,7 +57,7 @@ function promptTerminal(
     stdin.on('end', gone)
     signal?.addEventListener('abort', stopped, { once: true })
     stdin.resume()
-    stderr.write(editor.draw())
+    stderr.write(editor.start())
     const early = pending
     pending = ''
     if (early !== '') typed(early)
