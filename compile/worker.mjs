@@ -1,6 +1,7 @@
 /**
  * Builds the relay for Cloudflare Workers into dist/worker.js and runs it on this machine's own
- * workerd: `node compile/worker.mjs [--port 8787] [--data .sotto/worker] [--build]`.
+ * workerd: `node compile/worker.mjs [--port 8787] [--data .sotto/worker] [--build]`;
+ * `--bundle FILE` runs what `npm run build:relay` made.
  *
  * To deploy, set the two secrets of relay/serve/edge.ts and a domain with its wildcard, then
  * `npx wrangler deploy --config dist/wrangler.json`.
@@ -9,33 +10,29 @@
  * variables. The first start makes an identity and an admin key; the key is printed once and rests as
  * a hash. State is kept in the data directory, files 0600.
  */
-import { build } from 'esbuild'
 import { spawn } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { join, relative, resolve } from 'node:path'
+import { dirname, join, relative, resolve } from 'node:path'
 import { createServer } from 'node:net'
-import { fileURLToPath } from 'node:url'
+import {
+  bundleRelay,
+  COMPATIBILITY_DATE,
+  FLAGS,
+  OBJECTS,
+  ROOT,
+  writeWranglerConfig,
+} from './relay_bundles.mjs'
 
-const ROOT = fileURLToPath(new URL('..', import.meta.url))
 const BUNDLE = join(ROOT, 'dist', 'worker.js')
 const WRANGLER = join(ROOT, 'dist', 'wrangler.json')
 const WORKERD = join(ROOT, 'node_modules', '.bin', 'workerd')
-/** Which behaviours of the platform the relay is written for. */
-const COMPATIBILITY_DATE = '2026-11-01'
-const FLAGS = [
-  'no_web_socket_compression',
-  'enable_request_signal',
-  'request_signal_passthrough',
-]
-/** Durable Objects: binding and class. */
-const OBJECTS = [['HUBS', 'HubObject'], ['DIRECTORY', 'DirectoryObject']]
 const CONTROL_FD = 3
 /** How long requests may finish when it is stopped. */
 const STOP_MS_MAX = 1000
 
 const options = readOptions(process.argv.slice(2))
-await bundle()
+if (options.bundle === undefined) await bundle()
 if (!options.build) {
   // URLs name the port, so it is chosen before the relay starts.
   if (options.port === 0) options.port = await freePort()
@@ -46,9 +43,10 @@ function readOptions(args) {
   const found = { port: 8787, data: join(ROOT, '.sotto', 'worker'), build: false }
   for (let i = 0; i < args.length; i++) {
     if (args[i] === '--build') found.build = true
+    else if (args[i] === '--bundle') found.bundle = resolve(args[++i] ?? '')
     else if (args[i] === '--port') found.port = Number(args[++i])
     else if (args[i] === '--data') found.data = resolve(args[++i] ?? '')
-    else fail(`Cannot read "${args[i]}": expected --port, --data or --build`)
+    else fail(`Cannot read "${args[i]}": expected --port, --data, --bundle or --build`)
   }
   if (!Number.isInteger(found.port) || found.port < 0 || found.port > 65_535) {
     fail('Cannot read --port: expected a whole number from 0 to 65535')
@@ -57,38 +55,10 @@ function readOptions(args) {
 }
 
 async function bundle() {
-  const { metafile } = await build({
-    entryPoints: [join(ROOT, 'relay', 'serve', 'worker.ts')],
-    outfile: BUNDLE,
-    bundle: true,
-    format: 'esm',
-    target: 'es2022',
-    minify: true,
-    keepNames: true,
-    conditions: ['workerd', 'worker', 'browser'],
-    external: ['cloudflare:*', 'node:*'],
-    metafile: true,
-    logLevel: 'warning',
-  })
-  writeFileSync(WRANGLER, `${JSON.stringify(wranglerConfig(), null, 2)}\n`)
+  const { metafile } = await bundleRelay('worker', dirname(BUNDLE))
+  writeWranglerConfig(WRANGLER)
   const bytes = Object.values(metafile.outputs)[0].bytes
   process.stderr.write(`dist/worker.js: ${Math.round(bytes / 1024)} KiB\n`)
-}
-
-/** What the platform is told, for a deployment. */
-function wranglerConfig() {
-  return {
-    name: 'sotto-relay',
-    main: 'worker.js',
-    no_bundle: true,
-    compatibility_date: COMPATIBILITY_DATE,
-    compatibility_flags: FLAGS,
-    durable_objects: {
-      bindings: OBJECTS.map(([name, of]) => ({ name, class_name: of })),
-    },
-    migrations: [{ tag: 'v1', new_sqlite_classes: OBJECTS.map(([, of]) => of) }],
-    vars: { SOTTO_RELAY_SCHEME: 'https', SOTTO_RELAY_ADDRESS_HEADER: 'cf-connecting-ip' },
-  }
 }
 
 function run() {
@@ -164,7 +134,9 @@ const config :Workerd.Config = (
 );
 
 const relay :Workerd.Worker = (
-  modules = [(name = "worker.js", esModule = embed ${quote(relative(options.data, BUNDLE))})],
+  modules = [(name = "worker.js", esModule = embed ${
+    quote(relative(options.data, options.bundle ?? BUNDLE))
+  })],
   compatibilityDate = "${COMPATIBILITY_DATE}",
   compatibilityFlags = [${FLAGS.map(quote).join(', ')}],
   durableObjectNamespaces = [${classes.join(', ')}],
