@@ -9,6 +9,7 @@ import { allowing } from './access.ts'
 import type { AccessRule, PeerView, Service } from './access.ts'
 import type { KnownPassports } from './known_agents.ts'
 import type { SessionKey } from './profile.ts'
+import type { Recording, Trails } from './trails.ts'
 import type { Candidate, Trust, Trusted } from './trust.ts'
 import type { Visits } from './visits.ts'
 import { EMPTY } from '../core/bytes.ts'
@@ -25,6 +26,7 @@ import type { Passport } from '../core/passport.ts'
 import { Responder } from '../core/responder.ts'
 import type { SessionRequest } from '../core/responder.ts'
 import type { Session, SessionEvents } from '../core/session.ts'
+import { keptEvent } from '../core/transcript.ts'
 import type { TranscriptEvent } from '../core/transcript.ts'
 
 /** Agents that may serve one name. */
@@ -64,13 +66,8 @@ export interface PeerPorts {
   ): void
   /** A carrier was dropped, and why: nobody is told who may have been a stranger. For logs. */
   dropped?(error: TunnelError): void
-  /** Keeps what passes in sessions; see trail.ts. */
-  trail?(session: { id: Uint8Array; service: string; peer: Peer; role: string }): Trail | undefined
-}
-
-export interface Trail {
-  event(event: TranscriptEvent): void
-  closed(): void
+  /** Keeps what passes in sessions. */
+  trails: Pick<Trails, 'begin'>
 }
 
 /** What a process does with the sessions of one service that others open. */
@@ -272,8 +269,10 @@ export class Peers {
         endpoint: at,
         tail,
       })
-    let trail: Trail | undefined
-    const session: Session = await initiate({
+    let trail: Recording | undefined
+    const early: TranscriptEvent[] = []
+    let begun: Session | undefined
+    const session = begun = await initiate({
       crypto,
       clock,
       identity,
@@ -288,15 +287,18 @@ export class Peers {
         else stream.reset(RESET.refused)
       },
       onState: events.onState,
-      onTranscript: (event) => trail?.event(event),
+      // The first record is sealed before it is known here which session it is of.
+      onTranscript: (event) => trail ? trail.event(event) : early.push(keptEvent(event)),
       closed: (end) => {
-        this.#gone(session)
+        if (begun) this.#gone(begun)
         trail?.closed()
         events.closed?.(end)
       },
     })
-    trail = this.#ports.trail?.({ id: session.id, service, peer, role: 'initiator' })
-    this.#own.add(session)
+    trail = this.#record(session)
+    for (const event of early.splice(0)) trail.event(event)
+    if (session.ended) trail.closed()
+    else this.#own.add(session)
     await this.#letIn(session, name)
     return { session, peer: { ...peer, how: trusted.how, verified: trusted.verified } }
   }
@@ -381,19 +383,26 @@ export class Peers {
     this.#views.delete(session.peer.encoded)
     const name = view.names[0] ?? view.vouched[0]?.names[0] ?? view.fingerprint
     const peer = { key: view.key, name }
-    const { service } = session
-    const trail = this.#ports.trail?.({ id: session.id, service, peer, role: 'responder' })
-    const events = this.#services.get(service)!.session(session, peer, view)
+    const trail = this.#record(session)
+    const events = this.#services.get(session.service)!.session(session, peer, view)
     this.#taking.add(session)
     return {
       ...events,
-      onTranscript: (event) => trail?.event(event),
+      onTranscript: (event) => trail.event(event),
       closed: (end) => {
         this.#gone(session)
-        trail?.closed()
+        trail.closed()
         events.closed(end)
       },
     }
+  }
+
+  #record({ id, role, service, peer }: Session): Recording {
+    const own = this.#ports.identity.public
+    const [initiator, responder] = role === 'initiator'
+      ? [own, peer.identity]
+      : [peer.identity, own]
+    return this.#ports.trails.begin({ session: id, initiator, responder, role, service })
   }
 
   #print(key: string): string {

@@ -8,6 +8,7 @@ import type { Joining } from './join.ts'
 import { joinedAgent, linkPorts } from './joined_agent.ts'
 import { Peers } from './peers.ts'
 import type { PeerPorts } from './peers.ts'
+import type { Trails } from './trails.ts'
 import { followedWords, Trust } from './trust.ts'
 import type { UplinkState } from './uplink.ts'
 import { Visits } from './visits.ts'
@@ -29,7 +30,6 @@ export interface PresenceOptions {
   onNotice?(notice: { code: string; message: string }): void
   refused?: PeerPorts['refused']
   dropped?: PeerPorts['dropped']
-  trail?: PeerPorts['trail']
   /** Streams of kind `pair`. */
   onPair?(stream: Stream): void
 }
@@ -39,6 +39,7 @@ export class Presence {
   readonly peers: Peers
   readonly trust: Trust
   readonly visits: Visits
+  readonly trails: Trails
   readonly #ready: Promise<void>
   readonly #random: () => Uint8Array
 
@@ -98,6 +99,10 @@ export class Presence {
       statements: (key) => this.statements(key),
       followed: (pins) => tell(followedWords(crypto, pins)),
     })
+    this.trails = profile.trails(({ message, hint }) => {
+      const words = `${message}; sessions go on, and what passes in them is not kept`
+      tell(hint === undefined ? words : `${words}. ${hint}`)
+    })
     this.peers = new Peers({
       clock,
       crypto,
@@ -112,7 +117,7 @@ export class Presence {
       tell,
       ...(options.refused ? { refused: options.refused } : {}),
       ...(options.dropped ? { dropped: options.dropped } : {}),
-      ...(options.trail ? { trail: options.trail } : {}),
+      trails: this.trails,
     })
     this.agent.start()
     clock.after(READY_MS_MAX, () =>
@@ -153,6 +158,7 @@ export class Presence {
   async end(): Promise<void> {
     await this.peers.end()
     this.close()
+    await this.trails.close()
   }
 
   close(): void {

@@ -4,7 +4,7 @@
  *
  *   config  ~/.config/sotto        identity, session_key, settings.json, known_agents, known_relays,
  *                                  known_passports, known_withdrawals, statements, authorities/
- *   state   ~/.local/state/sotto   certificates/, locks/
+ *   state   ~/.local/state/sotto   certificates/, locks/, trails/
  *
  * `XDG_CONFIG_HOME` and `XDG_STATE_HOME` are honoured; `SOTTO_HOME` moves both below itself.
  */
@@ -21,6 +21,7 @@ import { readAccess } from './access.ts'
 import type { AccessRule } from './access.ts'
 import { fromBase64, toBase64 } from './base64.ts'
 import { KnownAgents, KnownPassports, KnownRelays } from './known_agents.ts'
+import { Trails } from './trails.ts'
 import { KnownWithdrawals } from './withdrawals.ts'
 import type { TlsIdentity, World } from './world.ts'
 
@@ -174,6 +175,12 @@ export class Profile {
     const content = await this.#world.files.read(path, { bytesMax: STATEMENTS_FILE_BYTES_MAX })
     const lines = content === undefined ? [] : asText(path, content).split('\n')
     return lines.filter((line) => line !== '').map((line) => readStatement(path, line))
+  }
+
+  /** What is kept of sessions; `problem` hears when a trail could not be written. */
+  trails(problem: (error: TunnelError) => void): Trails {
+    const { files, clock, crypto } = this.#world
+    return new Trails({ dir: `${this.stateDir}/trails`, files, clock, crypto, problem })
   }
 
   /** The folder of an authority: its key and its register, where its key is kept here. */

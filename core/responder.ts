@@ -30,6 +30,7 @@ import {
 } from './resume.ts'
 import { Session, type SessionEvents, type SessionLimits } from './session.ts'
 import type { Conn } from './socket.ts'
+import { keptEvent, type TranscriptEvent } from './transcript.ts'
 
 // Specification constants.
 /** From a carrier's start to its first envelope, from `answer` to `ready`, `resumed` to `proceed`. */
@@ -89,6 +90,13 @@ interface Resuming {
   conn: Conn
   facts: ResumeFacts
   timer: Timer
+}
+
+/** Who hears of a session, once it is let in. */
+interface Listeners {
+  to?: SessionEvents
+  /** What a trail begins with: `ready`, since nothing more is read before. */
+  early: TranscriptEvent[]
 }
 
 interface Known {
@@ -236,7 +244,7 @@ export class Responder {
     const request: SessionRequest = { ...hello.peer, service: opening.service }
     this.#options.screen?.(request)
     const { body: answer, split } = hello.answer(this.#options.passport(), group)
-    const events: { to?: SessionEvents } = {}
+    const events: Listeners = { early: [] }
     const timer = clock.after(STEP_MS, () => session.fail(late('ready')))
     const session: Session = new Session({
       crypto,
@@ -251,7 +259,10 @@ export class Responder {
       limits: this.#options.limits,
       onOpen: (stream) => events.to?.onOpen(stream),
       onState: (state, error) => events.to?.onState?.(state, error),
-      onTranscript: (event) => events.to?.onTranscript?.(event),
+      onTranscript: (event) => {
+        if (events.to) events.to.onTranscript?.(event)
+        else events.early.push(keptEvent(event))
+      },
       closed: (end) => events.to?.closed(end),
       owner: {
         ready: () => {
@@ -282,7 +293,7 @@ export class Responder {
   async #admit(
     session: Session,
     request: SessionRequest,
-    events: { to?: SessionEvents },
+    events: Listeners,
   ): Promise<void> {
     try {
       if (this.#known.size >= (this.#options.sessionsMax ?? SESSIONS_MAX)) {
@@ -298,6 +309,7 @@ export class Responder {
     if (!this.#pending.delete(session) || session.ended || this.#closed) return
     this.#known.set(hex(session.id), { session, resuming: [], channel: undefined })
     events.to = this.#options.onSession(session)
+    for (const event of events.early.splice(0)) events.to.onTranscript?.(event)
     session.admit()
   }
 

@@ -70,6 +70,15 @@ export type TranscriptEvent =
   | ({ kind: 'commitment'; direction: Direction } & Commitment)
   | ({ kind: 'opening'; direction: Direction } & Opening)
 
+/** The same for longer than the call. */
+export function keptEvent(event: TranscriptEvent): TranscriptEvent {
+  const copy = (bytes: Uint8Array): Uint8Array => Uint8Array.from(bytes)
+  if (event.kind === 'record') return { ...event, tag: copy(event.tag) }
+  if (event.kind === 'checkpoint') return { ...event, bytes: copy(event.bytes) }
+  if (event.kind === 'commitment') return { ...event, value: copy(event.value) }
+  return { ...event, salt: copy(event.salt), content: copy(event.content) }
+}
+
 export interface TranscriptOptions extends TranscriptContext {
   crypto: Crypto
   role: Role

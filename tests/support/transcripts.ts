@@ -1,7 +1,7 @@
 /** Two ends of a session as their transcripts see it: records that pass, checkpoints, trails. */
 import { concat, utf8 } from '../../core/bytes.ts'
 import type { ChainRecord } from '../../core/chain.ts'
-import type { TranscriptOptions, TranscriptStep } from '../../core/transcript.ts'
+import type { TranscriptEvent, TranscriptStep } from '../../core/transcript.ts'
 import { Transcript } from '../../core/transcript.ts'
 import { encodeTrailEntry, encodeTrailHeader } from '../../core/trail.ts'
 import { fast, filled } from './crypto.ts'
@@ -30,7 +30,7 @@ export function trailOf({ trail }: End): Uint8Array {
   return concat(...trail)
 }
 
-function end(role: 'initiator' | 'responder', changes: Partial<TranscriptOptions> = {}): End {
+function end(role: 'initiator' | 'responder', heard: (event: TranscriptEvent) => void): End {
   const own = role === 'initiator' ? ALICE : BOB
   const ids = { session: SESSION, initiator: ALICE.public, responder: BOB.public }
   const header = encodeTrailHeader({ ...ids, role, start: START, service: 'a2a' })
@@ -42,8 +42,10 @@ function end(role: 'initiator' | 'responder', changes: Partial<TranscriptOptions
     sign: (message) => fast.ed25519Sign(own.seed, message),
     exporter: (label, context, bytes) =>
       fast.hkdfSha256({ key: filled(9), salt: context, info: `sotto ${label}`, bytes }),
-    onEvent: (event) => trail.push(Uint8Array.from(encodeTrailEntry(event))),
-    ...changes,
+    onEvent: (event) => {
+      trail.push(Uint8Array.from(encodeTrailEntry(event)))
+      heard(event)
+    },
   })
   return { transcript, trail, sent: 0, received: 0 }
 }
@@ -57,9 +59,13 @@ export class Pair {
   readonly #middle: Middle
   #tags = 0
 
-  constructor(middle: Middle = (record) => record) {
-    this.alice = end('initiator')
-    this.bob = end('responder')
+  /** `heard` is told of what a trail keeps, besides the trails here. */
+  constructor(
+    middle: Middle = (record) => record,
+    heard: (event: TranscriptEvent, side: Side) => void = () => {},
+  ) {
+    this.alice = end('initiator', (event) => heard(event, 'alice'))
+    this.bob = end('responder', (event) => heard(event, 'bob'))
     this.#middle = middle
   }
 
