@@ -7,7 +7,7 @@ import type { PromptOptions } from '../world.ts'
 
 /** Of standard input that is no terminal: a line longer than that is no answer. */
 const LINE_LENGTH_MAX = 4096
-/** What was typed before a question could be read comes within this time, and answers nothing. */
+/** So long the keys that were pressed earlier are taken off a terminal before it is asked anything. */
 const EARLY_MS = 150
 
 /** What was read and not yet asked for. */
@@ -24,10 +24,12 @@ function promptTerminal(
   { question, complete, fresh, signal }: PromptOptions,
 ): Promise<string | undefined> {
   const { stdin, stderr } = process
-  const startMs = performance.now()
   const editor = new LineEditor({ question, columns: stderr.columns || 80, complete })
   return new Promise((resolve) => {
+    // Until the question can be read nothing is an answer to it.
+    let asked = false
     const finish = (answer: string | undefined): void => {
+      clearTimeout(early)
       stdin.off('data', typed)
       stdin.off('end', gone)
       signal?.removeEventListener('abort', stopped)
@@ -37,8 +39,7 @@ function promptTerminal(
     }
     const typed = (keys: string | Uint8Array): void => {
       const text = typeof keys === 'string' ? keys : new TextDecoder().decode(keys)
-      const isEarly = fresh === true && performance.now() - startMs < EARLY_MS
-      if (isEarly && !text.includes('\x03')) return
+      if (!asked && !text.includes('\x03')) return
       const { write, outcome, rest } = editor.feed(text)
       stderr.write(write)
       if (!outcome) return
@@ -52,15 +53,19 @@ function promptTerminal(
       stderr.write('\r\n')
       finish(undefined)
     }
+    const ask = (): void => {
+      asked = true
+      stderr.write(editor.start())
+      const before = fresh ? '' : pending
+      pending = ''
+      if (before !== '') typed(before)
+    }
     stdin.setRawMode(true)
     stdin.on('data', typed)
     stdin.on('end', gone)
     signal?.addEventListener('abort', stopped, { once: true })
     stdin.resume()
-    stderr.write(editor.start())
-    const early = pending
-    pending = ''
-    if (early !== '') typed(early)
+    const early = setTimeout(ask, fresh ? EARLY_MS : 0)
   })
 }
 

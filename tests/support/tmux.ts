@@ -78,7 +78,7 @@ export class Terminal {
 
   /** The exit code of the command that runs. */
   async left(): Promise<number> {
-    return Number((await this.until(/^left with (\d+)$/m))[1])
+    return Number((await this.until(/^(?:\^C)?left with (\d+)$/m))[1])
   }
 
   close(): void {
