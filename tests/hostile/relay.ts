@@ -51,6 +51,7 @@ export interface CarrierEnvelope {
 
 /** The last leg of one way of a carrier: the stream on the link to whoever receives. */
 export interface Leg {
+  way: CarrierWay
   link: HostileLink
   id: number
   /** Sends these bytes to the receiver. */
@@ -77,7 +78,6 @@ export interface Hooks {
 }
 
 interface LegState extends Leg {
-  way: CarrierWay
   carrier: number
   kind: 'session' | 'pair'
   held: Uint8Array

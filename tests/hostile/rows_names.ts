@@ -13,8 +13,6 @@ import { encodeStatement } from '../../core/statement.ts'
 import type { Statement } from '../../core/statement.ts'
 import { fast } from '../support/crypto.ts'
 import { rejection } from '../support/rejection.ts'
-import { makeStar } from '../support/star.ts'
-import type { Star } from '../support/star.ts'
 import { flipped } from './relay.ts'
 import type { Actor, Stage } from './stage.ts'
 import { MESSAGE } from './table.ts'
@@ -211,12 +209,13 @@ const BY_LABEL: Scene = {
     await ask(bob, { do: 'publish', statement })
   },
   async act(stage) {
-    const { presence, joining } = stage.actor('alice')
+    const { presence, joining, key: own } = stage.actor('alice')
     const directory = new Directory({
       crypto: fast,
       uplink: presence.agent.uplink,
       known: joining.profile.knownAgents(),
       trust: presence.trust,
+      own,
     })
     const { agents } = (await directory.list('role=worker'))!
     for (const agent of agents) {
@@ -243,20 +242,6 @@ const listing = (lie: (agents: Agent[], stage: Stage) => Agent[]): Row['attack']
     request['do'] === 'agents'
       ? relay.lied({ ...reply, agents: lie(reply['agents'] as Agent[], stage) })
       : undefined
-}
-
-/** The visit links of Alice lead elsewhere. */
-function elsewhere(flags: Record<string, string>): Pick<Row, 'before' | 'attack'> {
-  let other: Star
-  return {
-    before: async () => void (other = await makeStar(flags)),
-    attack: (stage) => {
-      const { relay } = stage
-      const bob = stage.actor('bob').key
-      // A link of Alice to Bob's star is a visit.
-      relay.hooks.star = ({ target }) => target === bob ? relay.lied(other) : undefined
-    },
-  }
 }
 
 function noneOf(who: string): Row['holds'] {
@@ -546,21 +531,6 @@ export const NAMES: Row[] = [
       )
     ),
     holds: noneOf('carol'),
-  },
-]
-
-export const ADMISSION: Row[] = [
-  {
-    name: 'a visit link to a relay of another identity',
-    layer: 'admission',
-    says: ['admit/relay-changed'],
-    ...elsewhere({ domain: 'relay.test', names: 'localhost' }),
-  },
-  {
-    name: 'a visit link to a relay of another name',
-    layer: 'admission',
-    says: ['admit/name'],
-    ...elsewhere({ domain: 'relay.other' }),
   },
 ]
 

@@ -64,7 +64,12 @@ const MOST = 0xff_ffff
 const RAW = (id: number, type: number, length: number): Uint8Array =>
   concat(Uint8Array.of(type, 0, 0, 0, id), new Uint8Array(length))
 
-function link(name: string, says: string, lie: Parameters<typeof toAlice>[1], type: number): Row {
+function link(
+  name: string,
+  says: string,
+  lie: Parameters<typeof toAlice>[1],
+  type: number,
+): Row {
   return { name, layer: 'link', says: [says], ...lean(toAlice(type, lie)) }
 }
 
@@ -87,7 +92,7 @@ function resolving(change: (agent: Record<string, unknown>) => object): Row['att
 /** Bob answers messages in his own way. */
 function answering(answer: Uint8Array): Scene {
   return {
-    async set(stage, { attack }) {
+    async set(stage) {
       const bob = await stage.enter('bob')
       const alice = await stage.enter('alice')
       await stage.introduce(alice, bob)
@@ -106,12 +111,16 @@ function answering(answer: Uint8Array): Scene {
           },
         }),
       })
-      void attack
     },
     async act(stage) {
       const { session } = await stage.open()
       const stream = session.open(encodeRequest({ id: '00112233445566778899aabbccddeeff' }))
-      const result = await sendMessage(stream, [utf8(stage.marker)], { output() {}, errors() {} })
+      const result = await sendMessage(
+        stream,
+        [utf8(stage.marker)],
+        { output() {}, errors() {} },
+        session,
+      )
       if (result.status !== 'delivered') throw new Error(result.status)
     },
     went() {},
@@ -184,15 +193,15 @@ export const SIZES: Row[] = [
     })),
   },
   {
-    name: 'a thousand agents of one name, none with a passport that holds',
+    name: '600 agents of one name, none with a passport that holds',
     layer: 'names',
     says: ['passport/size'],
     ...lean(({ relay }) => {
       relay.hooks.reply = (reply, { request }) => {
         if (request['do'] !== 'resolve') return undefined
         const [one] = reply['agents'] as Record<string, unknown>[]
-        const agents = Array.from({ length: 600 }, () => ({ ...one, passport: 'AAAA' }))
-        return relay.lied({ ...reply, agents: agents.map(({ statements: _, ...rest }) => rest) })
+        const agent = { key: one!['key'], passport: 'AAAA' }
+        return relay.lied({ ...reply, agents: Array.from({ length: 600 }, () => agent) })
       }
     }),
   },

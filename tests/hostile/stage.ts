@@ -51,7 +51,7 @@ interface Arrived {
 
 export interface ActorOptions {
   scope?: string
-  crypto?: (honest: Crypto) => Crypto
+  crypto?: (honest: Crypto, stage: Stage) => Crypto
   onPair?: PresenceOptions['onPair']
   /** A name to be there under; its own by default, none where empty. */
   announce?: string
@@ -66,7 +66,7 @@ export class Stage {
   readonly arrived: Arrived[] = []
   readonly sessionsOfBob: Session[] = []
   readonly actors: Actor[] = []
-  /** Whose names in `heard` are those of honest people. */
+  /** Those in `heard` whose word counts for nothing. */
   readonly liars = new Set<string>()
   readonly marker: string
   #wake: (() => void)[] = []
@@ -86,6 +86,11 @@ export class Stage {
 
   nameOf(key: string): string {
     return this.actors.find((one) => one.key === key)?.name ?? 'stranger'
+  }
+
+  isHonest(who: string): boolean {
+    // Alice may be on her way in still.
+    return !this.liars.has(who) && who !== 'relay' && who !== 'stranger'
   }
 
   actor(name: string): Actor {
@@ -114,10 +119,11 @@ export class Stage {
     const world = {
       ...test.world,
       clock: this.clock,
-      ...(crypto ? { crypto: crypto(test.world.crypto) } : {}),
+      ...(crypto ? { crypto: crypto(test.world.crypto, this) } : {}),
     }
     const told: string[] = []
-    const choice = { relay: this.relay.url, fingerprint: undefined }
+    const identity = this.relay.star.relay.identity.public
+    const choice = { relay: this.relay.url, fingerprint: fingerprint(world.crypto, identity) }
     const joining = await join(world, choice, (line) => told.push(line))
     const presence = await Presence.open(world, {
       joining,
