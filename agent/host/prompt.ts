@@ -9,6 +9,8 @@ import type { PromptOptions } from '../world.ts'
 const LINE_LENGTH_MAX = 4096
 /** So long the keys that were pressed earlier are taken off a terminal before it is asked anything. */
 const EARLY_MS = 150
+/** For a signal that this process sends itself to come back. */
+const INTERRUPT_MS = 500
 
 /** What was read and not yet asked for. */
 let pending = ''
@@ -28,7 +30,10 @@ function promptTerminal(
   return new Promise((resolve) => {
     // Until the question can be read nothing is an answer to it.
     let asked = false
+    let over = false
     const finish = (answer: string | undefined): void => {
+      if (over) return
+      over = true
       clearTimeout(early)
       stdin.off('data', typed)
       stdin.off('end', gone)
@@ -44,9 +49,14 @@ function promptTerminal(
       stderr.write(write)
       if (!outcome) return
       pending = rest ?? ''
-      finish(outcome === 'line' ? editor.text : undefined)
-      // In raw mode Ctrl-C is a key like others; what it means is the program's to say.
-      if (outcome === 'interrupt') process.kill(process.pid, 'SIGINT')
+      if (outcome === 'interrupt') interrupt()
+      else finish(outcome === 'line' ? editor.text : undefined)
+    }
+    /** In raw mode Ctrl-C is a key like others; what it means is for those to say who hear the signal. */
+    const interrupt = (): void => {
+      process.kill(process.pid, 'SIGINT')
+      // They hear it in a later turn, and must have when they learn that there is no answer.
+      setTimeout(() => finish(undefined), INTERRUPT_MS)
     }
     const gone = (): void => finish(undefined)
     const stopped = (): void => {

@@ -1,6 +1,6 @@
 // Enrolment, from both sides: one machine by a code, many by a secret, and everybody who is to stay out.
 // seconds: 240
-import { readFile, writeFile } from 'node:fs/promises'
+import { chmod, readdir, readFile, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -128,7 +128,6 @@ test('a machine too many is refused while others may come again', async () => {
   const { running, secret } = await offerSecret(['--count', '2'])
   assert.is((await enroll('one', secret)).code, 0)
   const path = join(scene.place.home('ops'), 'state', 'enrolments')
-  const { readdir } = await import('node:fs/promises')
   const book = join(path, (await readdir(path))[0]!)
   // As another process of this authority would have written it.
   await writeFile(book, `${await readFile(book, 'utf8')}${await keyOf('other')} 2026-01-01\n`)
@@ -195,7 +194,6 @@ test('another secret finds nobody, and in the arguments it is refused', async ()
 test('the file of the secret is private, and one that is not is refused', async () => {
   const { running } = await offerSecret(['--count', '9'])
   await running.stop()
-  const { chmod, stat } = await import('node:fs/promises')
   assert.is((await stat(secretPath())).mode & 0o777, 0o600)
   await chmod(secretPath(), 0o644)
   const open = await scene.place.run('ops', [

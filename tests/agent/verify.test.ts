@@ -1,5 +1,6 @@
 // Comparing by eye, from both sides: what yes and no do to the pins, and what somebody in between changes.
 // seconds: 240
+import { readFile, writeFile } from 'node:fs/promises'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { Running } from '../support/cli.ts'
@@ -65,7 +66,6 @@ test('the same seven emoji on both, and yes on both verifies both pins, whoever 
 test('a pin of first use may be compared, since that is what comparing is for', async () => {
   await pinned()
   const home = scene.place.home('alice')
-  const { readFile, writeFile } = await import('node:fs/promises')
   const path = `${home}/known_agents`
   await writeFile(path, (await readFile(path, 'utf8')).replace('manual', 'first-use'))
   const [one, two] = [await verify('alice', 'bob'), await verify('bob', 'ally')]

@@ -166,7 +166,7 @@ test('on 40 columns the code and the emoji stay whole', async () => {
   for (const one of [alice, bob]) one.clear()
   alice.run('sotto peers verify bob')
   bob.run('sotto peers verify alice')
-  await Promise.all([alice.until(/yes or no/), bob.until(/yes or no/)])
+  await Promise.all([alice.until(/no:\n>$/m), bob.until(/no:\n>$/m)])
   assert.is(emojiOf(alice).length, 7)
   assert.equal(emojiOf(alice), emojiOf(bob))
 })
