@@ -35,7 +35,7 @@ const page: Page = {
   refusesArgs: NO_CODE_IN_ARGUMENTS,
   examples: [
     ['sotto enroll --name web-1', 'Asks for the code that "sotto authority enroll-code" shows.'],
-    ['SOTTO_CODE=$(cat fleet.secret) sotto enroll', 'By a secret for many machines.'],
+    ['sotto enroll --json', 'For programs: the code, or a secret for many, is in SOTTO_CODE.'],
   ],
   flags: [
     CODE_FD_FLAG,

@@ -37,13 +37,14 @@ export const verifyPeer = command<VerifyOptions>({
     summary: 'compare seven emoji with the person at the other machine',
     args: ['NAME'],
     examples: [
-      ['sotto peers verify alice', 'Alice types the same with your name; either may begin.'],
+      ['sotto peers verify alice', 'Alice types the same with her name for you; either may begin.'],
+      ['sotto peers verify alice --json', 'For programs: "yes" or "no" on standard input.'],
     ],
     flags: [...RELAY_FLAGS, JSON_FLAG],
     more:
       `NAME is a pinned name, a KEY or a fingerprint. Both wait two minutes for the other. Compare by a
-way that nobody can imitate: side by side, or by voice. Yes on both marks both pins as verified. No on
-either is told to both: exit code 5. Without a terminal the answer is a line of standard input.`,
+way that nobody can imitate: side by side, or by voice. Yes on both marks both pins as verified.
+No on either is told to both: exit code 5. Without a terminal a line of standard input answers.`,
   },
   read: (given) => ({
     name: given.args[0]!,
