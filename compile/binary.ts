@@ -1,5 +1,5 @@
 /**
- * One program for one target: agent/main.ts with all that it imports, bundled, minified and compiled to
+ * One program for one target: compile/entry.ts with all that it imports, bundled, minified and compiled to
  * bytecode by `bun build --compile`, behind a runtime of the pinned version. The same sources, packages
  * and Bun give the same bytes, in whatever folder, at whatever time.
  */
@@ -63,7 +63,7 @@ export function buildBinary(options: BinaryOptions): Metafile {
       `--define=SOTTO_RELEASE_KEYS=${JSON.stringify(releaseKeys.join(' '))}`,
       `--metafile=${metafile}`,
       `--outfile=${join(folder, name)}`,
-      'agent/main.ts',
+      'compile/entry.ts',
     ], { cwd: root, encoding: 'utf8', timeout: BUILD_MS_MAX, killSignal: 'SIGKILL' })
     if (result.status !== 0) {
       throw new Error(`bun build: ${(result.error?.message ?? result.stderr).trim().slice(-2000)}`)

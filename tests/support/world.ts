@@ -8,12 +8,16 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { createServer } from 'node:net'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 export const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 export const BUN = join(ROOT, 'node_modules', '.bin', 'bun')
-const MAIN = join(ROOT, 'agent', 'main.ts')
+/** `sotto` from the sources, or the built program that SOTTO_BINARY names. */
+const BINARY = process.env['SOTTO_BINARY']
+const SOTTO: readonly [string, ...string[]] = BINARY
+  ? [resolve(ROOT, BINARY)]
+  : [BUN, join(ROOT, 'agent', 'main.ts')]
 /** For whatever should take a moment: late is an error, and never a hang. */
 const WAIT_MS_MAX = 20_000
 const OUTPUT_LENGTH_MAX = 4_000_000
@@ -242,17 +246,19 @@ export class E2eWorld {
 
   /** `sotto …` in the background. */
   sotto(args: readonly string[], options: RunOptions = {}): Program {
-    return this.start(BUN, [MAIN, ...args], this.#sottoOptions(options))
+    const [command, ...first] = SOTTO
+    return this.start(command, [...first, ...args], this.#sottoOptions(options))
   }
 
   /** `sotto …` to its end. */
   sottoRun(args: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
-    return this.run(BUN, [MAIN, ...args], this.#sottoOptions(options))
+    const [command, ...first] = SOTTO
+    return this.run(command, [...first, ...args], this.#sottoOptions(options))
   }
 
   /** The words of a shell, as a person would type them, for programs that run `sotto` themselves. */
   get sottoWords(): string {
-    return `${BUN} ${MAIN}`
+    return SOTTO.join(' ')
   }
 
   #sottoOptions<O extends RunOptions>(options: O): O {
