@@ -8,6 +8,7 @@ import * as assert from 'uvu/assert'
 import { EMPTY, utf8 } from '../../core/bytes.ts'
 import { ADMISSION } from './rows_admission.ts'
 import { HANDSHAKE } from './rows_handshake.ts'
+import { MESSAGES } from './rows_messages.ts'
 import { NAMES, PASSPORTS } from './rows_names.ts'
 import { PAIRING } from './rows_pairing.ts'
 import { PEERS } from './rows_peers.ts'
@@ -28,6 +29,7 @@ const TABLES = {
   RESUMPTION,
   PAIRING,
   PEERS,
+  MESSAGES,
   SIZES,
 }
 
