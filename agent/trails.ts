@@ -66,6 +66,8 @@ export interface Recording {
 export interface KeptTrail extends TrailHeader {
   path: string
   bytes: number
+  /** The session goes on, in this process or another. */
+  writing: boolean
 }
 
 export class Trails {
@@ -117,16 +119,19 @@ export class Trails {
     return writer
   }
 
-  /** Every trail whose beginning can be read, the newest first. */
-  async list(): Promise<KeptTrail[]> {
+  /** The newest trails whose beginning can be read, the newest first. */
+  async list(most = TRAILS_MAX): Promise<KeptTrail[]> {
     const { files, dir } = this.#ports
     const kept: KeptTrail[] = []
+    const living = new Map<string, boolean>()
     for (const name of (await this.#names()).toReversed()) {
+      if (kept.length >= most) break
       const path = `${dir}/${name}`
       const bytes = (await files.info(path))?.bytes ?? 0
       try {
         const head = await files.read(path, { bytesMax: TRAIL_HEADER_BYTES_MAX, head: true })
-        kept.push({ ...headerOf(head ?? EMPTY), path, bytes })
+        const writing = await this.#isWritten(name, living)
+        kept.push({ ...headerOf(head ?? EMPTY), path, bytes, writing })
       } catch {
         // Cut before its header was written: there is nothing in it to show.
       }
@@ -138,7 +143,7 @@ export class Trails {
    * The one whose session begins with these hex digits; `-i` or `-r` behind all 32 tells the two
    * apart where this agent was at both ends. Throws `audit/unknown`, `audit/ambiguous`.
    */
-  async find(session: string): Promise<{ path: string; bytes: Uint8Array }> {
+  async find(session: string): Promise<{ path: string; bytes: Uint8Array; writing: boolean }> {
     const { files, dir } = this.#ports
     const names = /^[0-9a-f]+(-[ir])?$/i.test(session)
       ? (await this.#names()).filter((one) => NAME.exec(one)![1]!.startsWith(session.toLowerCase()))
@@ -146,7 +151,7 @@ export class Trails {
     const [name, other] = names
     const path = `${dir}/${name}`
     const bytes = name && !other && await files.read(path, { bytesMax: TRAIL_BYTES_MAX })
-    if (bytes) return { path, bytes }
+    if (bytes) return { path, bytes, writing: await this.#isWritten(name, new Map()) }
     throw new TunnelError(
       other ? 'audit/ambiguous' : 'audit/unknown',
       `Cannot take the session "${session.slice(0, 40)}": found ${
@@ -166,7 +171,7 @@ export class Trails {
     for (const name of names) sizes.push((await files.info(`${dir}/${name}`))?.bytes ?? 0)
     let total = sizes.reduce((sum, bytes) => sum + bytes, 0)
     let count = names.length
-    const living = new Map([[this.#writer, true]])
+    const living = new Map<string, boolean>()
     for (const [i, name] of names.entries()) {
       if (total <= bytesMax && count <= TRAILS_MAX) break
       if (await this.#isWritten(name, living)) continue

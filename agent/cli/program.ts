@@ -122,6 +122,35 @@ const VERBS: Readonly<Record<string, Verb>> = {
       },
     },
   },
+  audit: {
+    summary: 'what passed in sessions, signed by both sides',
+    verbs: {
+      list: {
+        summary: 'list the sessions that this agent has kept',
+        load: async () => (await import('../commands/audit.ts')).listAudit,
+      },
+      show: {
+        summary: 'show what is kept of one session',
+        load: async () => (await import('../commands/audit.ts')).showAudit,
+      },
+      export: {
+        summary: 'write a trail into a file, for others',
+        load: async () => (await import('../commands/audit.ts')).exportAudit,
+      },
+      verify: {
+        summary: 'verify a trail, offline',
+        load: async () => (await import('../commands/audit_file.ts')).verifyAudit,
+      },
+      compare: {
+        summary: "compare both sides' trails of one session",
+        load: async () => (await import('../commands/audit_file.ts')).compareAudit,
+      },
+      open: {
+        summary: 'show that a content is the one that was sent',
+        load: async () => (await import('../commands/audit_file.ts')).openAudit,
+      },
+    },
+  },
   agents: {
     summary: 'list the agents that you see',
     load: async () => (await import('../commands/agents.ts')).agents,
