@@ -21,7 +21,7 @@ const test = suite('agent/pairing')
 
 let scene: Scene
 let env: Record<string, string>
-let closers: (() => unknown)[] = []
+const closers: (() => unknown)[] = []
 test.before.each(async () => {
   scene = await Scene.make()
   env = await scene.friend(await scene.relay(), 'team')

@@ -163,7 +163,7 @@ test('a person without --json sees seven lines, and is asked', async () => {
   const one = await scene.place.start('alice', ['peers', 'verify', 'bob'], { env, columns: 60 })
   const two = await verify('bob', 'ally')
   await one.stderr.until(/in the same order\? yes or no: $/)
-  const lines = one.stdout.lines.filter((line) => /^  \d  /.test(line))
+  const lines = one.stdout.lines.filter((line) => /^ {2}\d {2}/.test(line))
   assert.is(lines.length, 7)
   const starts = lines.map((line) => [...line.slice(0, 17)].length)
   assert.equal(new Set(starts).size, 1)
