@@ -29,7 +29,9 @@ export class Terminal {
       ...Object.entries(all).flatMap(([name, value]) => ['-e', `${name}=${value}`]),
       'bash --norc --noprofile',
     ])
-    this.type(`PS1='$ '; HISTFILE=; sotto() { ${world.sottoWords} "$@"; echo "left with $?"; }`)
+    this.type(
+      `PS1='$ '; HISTFILE=; sotto() { ${world.sottoWords} "$@"; echo "left with $?" > /dev/tty; }`,
+    )
     this.press('Enter')
     this.clear()
     world.defer(() => this.close())
