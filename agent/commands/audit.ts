@@ -320,7 +320,9 @@ export const exportAudit = command<ExportOptions>({
     await writeNew(world, options.path, redacted)
     const { length } = options.open
     const fields = { session: hex(trail.session), path: options.path, opened: length }
-    const words = length === 0 ? 'no content of it can be opened' : `${length} opened`
+    const words = length === 0
+      ? 'no content can be opened by it'
+      : `${length} of its contents can be opened by it`
     new Screen(world, options).tell(`wrote ${options.path}; ${words}`, {
       event: 'exported',
       fields,
