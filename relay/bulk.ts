@@ -23,10 +23,11 @@ const IDLE_MAX = 256
 /**
  * Visitors of an endpoint for whom a link of their own pays: it is the fastest for one great stream,
  * while a request of one among many costs both ends almost twice what it does on a shared link.
+ * docs/decisions/shared_link.md.
  */
-const FEW_VISITORS = 16
+const FEW_VISITORS = 2
 /** Links that a shared link beside them lets be used up in a burst and a second: each is one to be made again. */
-const SPARED_BURST = 8
+const SPARED_BURST = 4
 const SPARED_PER_S = 20
 /** The classes of links that wait for one visitor each. */
 export type PoolClass = Exclude<TicketClass, 'shared'>

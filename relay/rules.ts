@@ -132,6 +132,7 @@ export function welcomeBody(
       ...(raw ? ['passthrough'] : []),
       ...(raw && bulkIdle > 0 ? ['bulk'] : []),
       ...(raw && publicPorts ? ['raw-tcp', 'raw-udp'] : []),
+      ...(raw && publicPorts && bulkIdle > 0 ? ['shared'] : []),
       ...(inspectable ? ['inspectable'] : []),
       ...(inspectable && place.paths ? ['path'] : []),
     ],

@@ -42,7 +42,10 @@ export async function startRelay(
     version: options.version ?? '0.1.0',
     write: options.write ?? ((line) => void process.stderr.write(`${line}\n`)),
   })
-  return await openPort(host, { sockets: { listen, udp, connect, later: setImmediate }, serveHttps })
+  return await openPort(host, {
+    sockets: { listen, udp, connect, later: setImmediate },
+    serveHttps,
+  })
 }
 
 /** The relay's own HTTPS: pages, API, and the upgrade that makes a link. */

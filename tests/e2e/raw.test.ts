@@ -15,6 +15,7 @@ import { E2eWorld, freePort } from '../support/world.ts'
 import type { Relay } from '../support/world.ts'
 
 const BULK_BYTES = 32 * 2 ** 20
+const RUSH_VISITORS = 100
 const PACKET_WAIT_MS = 10_000
 
 let world: E2eWorld
@@ -85,6 +86,20 @@ test('tcp: the port that was asked for carries bytes both ways and half-closes',
   assert.is(over.code, 143)
   // Nobody serves it: the port is closed again.
   assert.ok(await refused(first))
+})
+
+test('tcp: many visitors at once, each with its own bytes back', async () => {
+  const agent = await world.tunnel(relay, [
+    ...['tcp', String(await echo()), '--name', 'rush', '--e2ee=false'],
+  ])
+  const port = Number(agent.up['address'].split(':')[1])
+  for (let round = 0; round < 3; round++) {
+    await Promise.all(Array.from({ length: RUSH_VISITORS }, async (_, i) => {
+      const sent = randomBytes(1 + i * 3000)
+      assert.ok((await exchange(port, sent)).equals(sent), `visitor ${i}`)
+    }))
+  }
+  assert.is((await agent.stop()).code, 143)
 })
 
 test('tcp: a server that speaks first, and a port that the relay chooses', async () => {

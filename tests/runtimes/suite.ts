@@ -12,6 +12,7 @@ import { lifeCases } from './cases/life.ts'
 import { linkCases } from './cases/links.ts'
 import { poolCases } from './cases/pools.ts'
 import { portCases } from './cases/ports.ts'
+import { sharedCases } from './cases/shared.ts'
 import { streamCases } from './cases/streams.ts'
 import { visitCases } from './cases/visits.ts'
 
@@ -22,6 +23,7 @@ const ALL: readonly Cases[] = [
   visitCases,
   ingressCases,
   poolCases,
+  sharedCases,
   portCases,
   lifeCases,
 ]
