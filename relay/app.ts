@@ -14,7 +14,9 @@ import { fingerprint, formatKey, isName, parseKey } from '../core/key.ts'
 import { createApi } from './api.ts'
 import type { Credentials, Grant } from './credentials.ts'
 import { checkedGrant } from './failures.ts'
+import type { ReleaseFiles } from './downloads.ts'
 import type { Grants } from './grants.ts'
+import { installLines, installRoutes, relayOrigin } from './install.ts'
 import { errorFields } from './log.ts'
 import type { Log } from './log.ts'
 import { METRICS_TYPE, STATUS_CLASSES } from './metrics.ts'
@@ -64,7 +66,12 @@ export interface AppPorts {
   store: Pick<Store, 'commit'>
   /** The relay's Ed25519 identity, 32 bytes. */
   identity: { readonly public: Uint8Array }
-  settings: Pick<Settings, 'domain' | 'secureDomain' | 'appsDomain' | 'names' | 'metrics'>
+  settings: Pick<
+    Settings,
+    'domain' | 'secureDomain' | 'appsDomain' | 'names' | 'metrics' | 'releaseUrl' | 'releaseKeys'
+  >
+  /** Files of a release to hand out; absent: none. */
+  files?: ReleaseFiles
   version: string
   /** `bun`, `node`, `deno`, `worker`. */
   runtime: string
@@ -166,7 +173,8 @@ export function createApp(ports: AppPorts): Hono<AppEnv> {
       'content-type': 'text/css; charset=utf-8',
       'cache-control': 'public, max-age=3600',
     }))
-  app.get('/', (c) => c.html(indexPage(indexFacts(ports))))
+  app.get('/', (c) => c.html(indexPage(indexFacts(ports, c.req.header('user-agent') ?? ''))))
+  installRoutes(app, ports)
   app.get('/v1/relay', (c) => c.json(relayAnswer(ports)))
   app.get('/v1/passports/:key', (c) => passport(c, ports))
   app.get('/v1/names/:name', async (c) => c.json(await nameAnswer(ports, c.req.param('name'))))
@@ -455,15 +463,15 @@ async function link(c: Context<AppEnv, '/v1/link/:key'>, ports: AppPorts): Promi
   return response
 }
 
-function indexFacts(ports: AppPorts) {
+function indexFacts(ports: AppPorts, userAgent: string) {
   const { settings, abilities, version } = ports
-  const port = ports.publicPort()
   return {
     domain: settings.domain,
     secureDomain: settings.secureDomain,
     appsDomain: settings.appsDomain,
     fingerprint: fingerprint(ports.crypto, ports.identity.public),
-    origin: `https://${settings.domain}${port === 443 ? '' : `:${port}`}`,
+    origin: relayOrigin(ports),
+    install: installLines(ports, userAgent),
     version,
     passthrough: abilities.rawTcp,
     inspectable: abilities.inspectable,

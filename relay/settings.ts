@@ -8,6 +8,7 @@
 import { z } from 'zod'
 import { TunnelError } from '../core/errors.ts'
 import { isName } from '../core/key.ts'
+import { decodeMinisignKey } from '../core/minisign.ts'
 import { LOG_LEVELS } from './log.ts'
 import type { LogLevel } from './log.ts'
 import { QUOTA_DEFAULTS } from './quota.ts'
@@ -21,6 +22,10 @@ const PUBLIC_PORTS_MAX = 10_000
 const GRACE_SECONDS_MAX = 3600
 const BULK_IDLE_MAX = 64
 const PATH_LENGTH_MAX = 4096
+const RELEASE_KEYS_MAX = 4
+const RELEASE_URL_LENGTH_MAX = 1024
+/** A public key of minisign without the line above it. */
+const RELEASE_KEY = /^[A-Za-z0-9+/]{56}$/
 /** Most of a wrong value that an error repeats. */
 const FOUND_LENGTH_MAX = 60
 
@@ -53,6 +58,12 @@ export interface Settings {
   tlsKeyPath: string
   /** PEM file of the CA whose certificates admit agents; empty: none do. */
   clientCaPath: string
+  /** Folder of a release that `/download/NAME` hands out; empty: none. */
+  downloads: string
+  /** Where a release is elsewhere, that `/download/NAME` sends on to; empty: nowhere. */
+  releaseUrl: string
+  /** Keys that the install scripts believe, in minisign's base64. */
+  releaseKeys: string[]
   /** Whether an agent without a credential is admitted, to a scope named after its key. */
   openRegistration: boolean
   /** Idle bulk links that an agent is asked to keep; 0 switches them off. */
@@ -88,6 +99,10 @@ const SCHEMAS = {
   tlsCertPath: pathSchema,
   tlsKeyPath: pathSchema,
   clientCaPath: pathSchema,
+  downloads: pathSchema,
+  releaseUrl: z.string().refine(isReleaseUrl),
+  releaseKeys: z.string().transform((value) => value.split(',').map((key) => key.trim()))
+    .refine((keys) => keys.length <= RELEASE_KEYS_MAX && keys.every(isReleaseKey)),
   openRegistration: switchSchema,
   bulkIdle: integer(0, BULK_IDLE_MAX),
   inspectable: switchSchema,
@@ -178,6 +193,21 @@ export const SETTINGS: readonly SettingLine[] = [
     without: 'none',
     expected: 'a path',
     help: 'PEM file: the CA whose certificates admit agents.',
+  }),
+  line('downloads', 'downloads', 'PATH', {
+    without: 'none',
+    expected: 'a path',
+    help: 'Folder of programs, with their SHA256SUMS, that /install.sh installs.',
+  }),
+  line('releaseUrl', 'release-url', 'URL', {
+    without: 'none',
+    expected: 'a URL such as https://downloads.example.com/sotto without a query',
+    help: 'Where those files are, if not here: /download/NAME sends on to URL/NAME.',
+  }),
+  line('releaseKeys', 'release-key', 'KEYS', {
+    without: 'none',
+    expected: `at most ${RELEASE_KEYS_MAX} public keys of minisign with commas between`,
+    help: 'Whose signature of SHA256SUMS the install scripts believe.',
   }),
   line('openRegistration', 'open', 'SWITCH', {
     without: 'false',
@@ -279,6 +309,9 @@ function complete(raw: Partial<Raw>): Settings {
     tlsCertPath: raw.tlsCertPath ?? '',
     tlsKeyPath: raw.tlsKeyPath ?? '',
     clientCaPath: raw.clientCaPath ?? '',
+    downloads: raw.downloads ?? '',
+    releaseUrl: raw.releaseUrl ?? '',
+    releaseKeys: raw.releaseKeys ?? [],
     openRegistration: raw.openRegistration ?? false,
     bulkIdle: raw.bulkIdle ?? 8,
     inspectable: raw.inspectable ?? true,
@@ -313,6 +346,9 @@ function check(settings: Settings): void {
       ? ['--tls-cert', '--tls-key']
       : ['--tls-key', '--tls-cert']
     mistakes.push(`${missing}: found nothing, expected a path as for ${given}`)
+  }
+  if (settings.downloads !== '' && settings.releaseUrl !== '') {
+    mistakes.push('--release-url: found it beside --downloads, expected one of them')
   }
   if (publicPorts && port !== 0 && port >= publicPorts[0] && port <= publicPorts[1]) {
     mistakes.push(`--public-ports: found ${publicPorts.join('-')}, expected --port outside of it`)
@@ -393,6 +429,20 @@ function readQuotas(value: string): Record<string, number> | null {
     quotas[found[1]!] = Number(found[2])
   }
   return quotas
+}
+
+/** One whose text is safe in a header, a script and a page as it is. */
+function isReleaseUrl(value: string): boolean {
+  if (!/^https:\/\/[a-z0-9.-]+(:[0-9]{1,5})?(\/[A-Za-z0-9._~-]+)*\/?$/.test(value)) return false
+  return value.length <= RELEASE_URL_LENGTH_MAX && URL.canParse(value)
+}
+
+function isReleaseKey(value: string): boolean {
+  try {
+    return RELEASE_KEY.test(value) && decodeMinisignKey(value).public32.length > 0
+  } catch {
+    return false
+  }
 }
 
 function under(name: string, zone: string): boolean {

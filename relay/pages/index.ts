@@ -1,5 +1,6 @@
 /** The page at `/`: what answers here, what it can read and what not, and how to use it. */
 import { html } from 'hono/html'
+import type { InstallLines } from '../install.ts'
 import { layout } from './layout.ts'
 import type { Page } from './layout.ts'
 
@@ -15,6 +16,8 @@ export interface IndexFacts {
   /** Whether verified endpoints work here: it takes raw TCP. */
   passthrough: boolean
   inspectable: boolean
+  /** Undefined where this relay hands out no programs. */
+  install: InstallLines | undefined
 }
 
 export function indexPage(facts: IndexFacts): Page {
@@ -26,6 +29,9 @@ export function indexPage(facts: IndexFacts): Page {
         <p class="quiet">${facts.domain}, version ${facts.version}</p>
         <p>This host passes traffic between people and services that stand behind it. It routes by name and
       moves bytes; what it serves is published by the agents that link to it, not by this page.</p>
+        <p>With <code>sotto</code>, a program on your machine, a port of it gets a URL here that others can
+      open in their browsers.</p>
+        ${facts.install ? installation(facts.install) : ''}
         <h2>What this relay can read</h2>
         <table>
       ${facts.passthrough
@@ -67,4 +73,23 @@ export function indexPage(facts: IndexFacts): Page {
       </main>
     `,
   )
+}
+
+/** The line for the visitor's own system first; no script chooses, the browser's own word does. */
+function installation({ unix, windows, onWindows }: InstallLines): Page {
+  const [first, second] = onWindows ? [windows, unix] : [unix, windows]
+  const names = ['Linux and macOS, in a shell', 'Windows, in PowerShell']
+  const [here, other] = onWindows ? names.toReversed() : names
+  return html`
+    <h2>Install</h2>
+    <p>${here}:</p>
+    <pre>${first}</pre>
+    <details>
+      <summary>${other}</summary>
+      <pre>${second}</pre>
+    </details>
+    <p
+      class="quiet">The line runs what this relay sends: <a href="/install.sh">read it</a> first if you do not trust
+      its host with your machine. It installs for you alone, asks for no more rights, and says what it does.</p>
+  `
 }

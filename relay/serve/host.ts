@@ -17,6 +17,7 @@ import type { AppPorts } from '../app.ts'
 import { certificateVerifier } from '../client_ca.ts'
 import type { CertificateVerifier } from '../client_ca.ts'
 import { Credentials } from '../credentials.ts'
+import type { ReleaseFiles } from '../downloads.ts'
 import { createLog } from '../log.ts'
 import { Metrics } from '../metrics.ts'
 import { Quota } from '../quota.ts'
@@ -25,6 +26,7 @@ import type { Relay, RelayPorts } from '../relay.ts'
 import { RevokedCertificates } from '../revoked_certificates.ts'
 import type { Settings } from '../settings.ts'
 import type { Store } from '../store/store.ts'
+import { releaseFolder } from './release_folder.ts'
 
 const SEED_BYTES = 32
 /** Certificates that a challenge names: the one that is served, and those before it. */
@@ -99,6 +101,7 @@ export interface HostOptions {
 
 export async function openHost(options: HostOptions): Promise<Host> {
   const { settings, store } = options
+  const files = settings.downloads === '' ? undefined : await releaseFolder(settings.downloads)
   const services = await openServices(options)
   const { ports, watches, adminKey } = services
   let { tls } = services
@@ -117,7 +120,7 @@ export async function openHost(options: HostOptions): Promise<Host> {
       return found !== undefined
     },
     appPorts: (relay, http) => ({
-      ...appPorts(ports, relay),
+      ...appPorts(ports, { relay, files }),
       store,
       runtime: options.runtime.split(' ')[0]!,
       publicPort,
@@ -264,11 +267,12 @@ function checkPair({ cert, key }: CertificatePair): void {
 /** What the HTTP app is told of a relay that runs on a machine with raw sockets. */
 function appPorts(
   ports: Shared,
-  relay: Relay,
+  { relay, files }: { relay: Relay; files: ReleaseFiles | undefined },
 ): Omit<AppPorts, 'store' | 'runtime' | 'publicPort' | 'upgrade' | 'remoteAddress'> {
   const { bulkIdle, inspectable } = ports.settings
   return {
     ...ports,
+    ...(files ? { files } : {}),
     abilities: { rawTcp: true, rawUdp: true, bulkLinks: bulkIdle > 0, inspectable },
     draining: () => relay.draining,
     agents: (scope) => relay.agents(scope),
