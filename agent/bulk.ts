@@ -17,7 +17,7 @@ import type { Up } from './uplink.ts'
 /** Most idle connections of one class, however great the rush. */
 const IDLE_MAX = 128
 /** Without a visitor for so long the pool halves, down to what the relay asked for. */
-const CALM_MS = 30_000
+const CALM_MS = 120_000
 /** A connection that cannot be made waits, doubling from here. */
 const RETRY_MS_MIN = 200
 const RETRY_MS_MAX = 10_000
