@@ -33,7 +33,7 @@ export class Terminal {
       `PS1='$ '; HISTFILE=; sotto() { ${world.sottoWords} "$@"; echo "left with $?" > /dev/tty; }`,
     )
     this.press('Enter')
-    this.clear()
+    this.run('clear')
     world.defer(() => this.close())
   }
 
@@ -52,8 +52,9 @@ export class Terminal {
     this.press('Enter')
   }
 
+  /** Empties the screen, at once and without the shell: nothing old can be taken for what comes. */
   clear(): void {
-    this.run('clear')
+    this.press('-R')
   }
 
   /** What is to be seen, without blanks at the ends of lines and empty lines at the end. */
