@@ -42,6 +42,7 @@ function elsewhere(
       stage.relay.hooks.star = ({ target }) =>
         (target === bob) === (to === 'bob') ? stage.relay.lied(other) : undefined
     },
+    holds: () => other.close(),
   }
 }
 

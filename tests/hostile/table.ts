@@ -95,14 +95,13 @@ async function playHonestly(row: Row): Promise<void> {
   try {
     await set(stage, row)
     const scene = row.scene ?? MESSAGE
-    let late!: ReturnType<typeof setTimeout>
+    let late: ReturnType<typeof setTimeout> | undefined
     await Promise.race([
       scene.act(stage),
       new Promise((_, reject) => {
         late = setTimeout(() => reject(new Error('the honest run did not end')), PATIENCE_MS)
       }),
-    ])
-    clearTimeout(late)
+    ]).finally(() => clearTimeout(late))
     if (scene.went) scene.went(stage)
     else assert.ok(stage.complete, 'everything arrived without the attack')
     isTrueAndSealed(stage)
