@@ -137,9 +137,9 @@ choose_linux() {
 
 choose_tool() {
   if has curl; then
-    tool=curl
+    tool=curl loader=curl
   elif has wget; then
-    tool=busybox
+    tool=plain loader=wget
     case $(wget --version 2>&1 || :) in
     *'GNU Wget'*) tool=wget ;;
     *) say 'note: this wget may not check who answers; curl, or the wget of GNU, does' >&2 ;;
@@ -180,7 +180,7 @@ fetch() {
     60 | 5) hint="Is this machine's clock right? It says $(date)." ;;
     23 | 3) hint="Is there room in $dir?" ;;
     esac
-    fail "Cannot download $url: $tool ended with $code" "$hint"
+    fail "Cannot download $url: $loader ended with $code" "$hint"
   fi
 }
 
