@@ -106,6 +106,7 @@ export function printList(
       columns(
         Object.keys(heads),
         items.map((item) => Object.values(heads).map((field) => cell(item[field]))),
+        stdout,
       ),
     )
   }

@@ -5,7 +5,7 @@
  */
 import type { Timer } from '../../core/clock.ts'
 import type { TunnelError } from '../../core/errors.ts'
-import type { World } from '../world.ts'
+import type { TerminalOutput, World } from '../world.ts'
 
 /** How often the living line is looked at. */
 const REFRESH_MS = 500
@@ -13,6 +13,9 @@ const REFRESH_MS = 500
 const REPEAT_MS = 60_000
 /** Sentences remembered for that. */
 const REMEMBERED_MAX = 64
+
+/** Narrower terminals break lines themselves. */
+const FOLDED_WIDTH_MIN = 24
 
 const CLEAR_LINE = '\r\x1b[2K'
 
@@ -84,10 +87,13 @@ export class Screen {
     if (!more.again && last !== undefined && now - last < REPEAT_MS) return
     if (this.#said.size >= REMEMBERED_MAX) this.#said.clear()
     this.#said.set(sentence, now)
-    const lines = [sentence, ...(more.hint === undefined ? [] : [more.hint])]
-    this.#above(() =>
-      this.#world.terminal.stderr.write(lines.map((line) => `${printable(line)}\n`).join(''))
-    )
+    const { stderr } = this.#world.terminal
+    const folded = stderr.isTTY
+      ? fold(printable(sentence), stderr.columns - 1, '')
+      : [printable(sentence)]
+    // Hints are there to be pasted.
+    const lines = [...folded, ...(more.hint === undefined ? [] : [printable(more.hint)])]
+    this.#above(() => stderr.write(lines.map((line) => `${line}\n`).join('')))
   }
 
   trouble(error: TunnelError): void {
@@ -141,12 +147,22 @@ function factsObject(facts: readonly Fact[]): Record<string, string | number> {
   return Object.fromEntries(facts.map(({ name, value }) => [name, value]))
 }
 
-/** Breaks what is wider than the terminal at colons and spaces, as fingerprints are. */
-function fold(line: string, width: number): string[] {
-  if (line.length <= width || width < 40) return [line]
-  const at = Math.max(line.lastIndexOf(' ', width - 1), line.lastIndexOf(':', width - 1))
-  if (at <= 0) return [line]
-  return [line.slice(0, at + 1).trimEnd(), ...fold(`    ${line.slice(at + 1)}`, width)]
+/**
+ * Breaks what is wider than the terminal at spaces, and at colons as in fingerprints of certificates;
+ * `SHA256:…` stays whole, since somebody will compare it.
+ */
+function fold(line: string, width: number, indent = '    '): string[] {
+  if (line.length <= width || width < FOLDED_WIDTH_MIN) return [line]
+  const from = line.search(/\S/)
+  let at = -1
+  for (const { index } of line.matchAll(/ |(?<!SHA256):/g)) {
+    // The first that is too far is better than none.
+    if (index <= from || (index >= width && at >= 0)) continue
+    at = index
+  }
+  const rest = line.slice(at + 1)
+  if (at < 0 || rest === '') return [line]
+  return [line.slice(0, at + 1).trimEnd(), ...fold(`${indent}${rest}`, width, indent)]
 }
 
 /** `2 visitors now · 14 so far · 12 kB in · 3.4 MB out`. */
@@ -191,10 +207,25 @@ export function printableLines(text: string): string {
   )
 }
 
-/** Rows under their headings, as wide as their longest entry. */
-export function columns(heads: readonly string[], rows: readonly (readonly string[])[]): string {
+/**
+ * Rows under their headings, as wide as their longest entry. On a terminal that is narrower each row
+ * is a block of lines, with its headings before its entries.
+ */
+export function columns(
+  heads: readonly string[],
+  rows: readonly (readonly string[])[],
+  terminal?: Pick<TerminalOutput, 'isTTY' | 'columns'>,
+): string {
   const all = [heads, ...rows]
   const widths = heads.map((_, i) => Math.max(...all.map((row) => (row[i] ?? '').length)))
+  const width = widths.reduce((sum, one) => sum + one + 2, -2)
+  if (terminal?.isTTY && width > terminal.columns) {
+    const names = heads.map((head) => head.toLowerCase())
+    const nameWidth = Math.max(...names.map(({ length }) => length))
+    return rows.map((row) =>
+      row.map((cell, i) => `${names[i]!.padEnd(nameWidth)}  ${printable(cell)}\n`).join('')
+    ).join('\n')
+  }
   return all.map((row) =>
     `${row.map((cell, i) => printable(cell).padEnd(widths[i]!)).join('  ').trimEnd()}\n`
   ).join('')

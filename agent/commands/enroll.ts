@@ -244,6 +244,7 @@ async function keep(
       line: options.allow.length > 0
         ? `its fleet may use ${options.allow.join(', ')} here`
         : `\nTo let its fleet in: sotto access allow a2a --authority ${name}`,
+      whole: true,
     },
   ])
 }

@@ -245,6 +245,7 @@ class Enrolling {
         name: 'expires',
         value: new Date(expires).toISOString(),
         line: `for ${waitWords(leftMs)}: SOTTO_CODE=$(cat ${options.secretFile}) sotto enroll`,
+        whole: true,
       },
     ])
     screen.follow(() => `${count - book.left} of ${count} enrolled`)

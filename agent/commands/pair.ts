@@ -181,6 +181,7 @@ async function keep(
       line: may === ''
         ? `\nTo let it in: sotto access allow ${name} a2a connect`
         : `it may use ${may} here`,
+      whole: true,
     },
   ])
 }

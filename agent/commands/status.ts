@@ -82,6 +82,7 @@ async function run({ choice, json }: StatusOptions, world: World): Promise<numbe
         String(one['streams']),
         String(one['bulkIdle']),
       ]),
+      stdout,
     ))
   }
   return 0

@@ -185,7 +185,7 @@ function privateFacts(
   return [
     { name: 'admits', value: others, line: `admits      ${words.join(', ') || 'nobody else yet'}` },
     { name: 'connect', value: `sotto connect ${name}`, line: `identity    ${print}\n` },
-    { name: 'identity', value: print, line: `reached by: sotto connect ${name}` },
+    { name: 'identity', value: print, line: `reached by: sotto connect ${name}`, whole: true },
   ]
 }
 

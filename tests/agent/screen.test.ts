@@ -105,6 +105,22 @@ test('a line that is there to be pasted is never broken', () => {
   assert.ok(stdout.text.includes(line))
 })
 
+test('on a terminal a sentence is broken between words, and an identity never', () => {
+  const print = `SHA256:${'x'.repeat(43)}`
+  for (const width of [80, 40, 24]) {
+    const { screen, stderr, stdout } = screenOf(width)
+    screen.tell(`first contact with localhost:8443: its identity ${print} is pinned now`, {
+      hint: 'a hint that is much longer than the terminal, since it may be a command to be pasted',
+    })
+    screen.show('paired', [{ name: 'fingerprint', value: print, line: print }])
+    assert.ok(stderr.lines.every((line) => line.length < width || /SHA256|hint/.test(line)))
+    assert.ok(stderr.lines.some((line) => line.includes(print)), stderr.text)
+    assert.ok(stderr.text.includes('longer than the terminal, since'))
+    assert.is(stdout.text, `\n  ${print}\n\n`)
+    assert.match(stderr.text.replaceAll('\n', ' '), /^first contact .* is pinned now a hint/)
+  }
+})
+
 test('a sentence is said once a minute, a new one at once, and `again` always', () => {
   const { screen, stderr, clock } = screenOf(0)
   for (let i = 0; i < 10; i++) screen.tell('upstream is down')
@@ -176,6 +192,14 @@ test('waits and counts are said as people say them', () => {
 
 test('tables are as wide as their longest entry', () => {
   assert.is(columns(['A', 'BB'], [['long', '1'], ['x', '']]), 'A     BB\nlong  1\nx\n')
+})
+
+test('a table that is wider than the terminal is told row by row', () => {
+  const told = (columnsOf: number, isTTY = true): string =>
+    columns(['A', 'BB'], [['long', '1'], ['x', '-']], { isTTY, columns: columnsOf })
+  assert.is(told(7), 'a   long\nbb  1\n\na   x\nbb  -\n')
+  assert.is(told(8), 'A     BB\nlong  1\nx     -\n')
+  assert.is(told(7, false), told(8), 'for programs it is a table')
 })
 
 test.run()

@@ -112,6 +112,14 @@ for (const [name, start, columns] of PLACES) {
     await compareEmoji(alice, bob)
     await write(alice, bob)
 
+    for (const words of ['peers', 'agents', 'audit list']) {
+      const lines = (await done(alice, `sotto ${words}`)).split('\n')
+      assert.ok(lines.some((line) => line.includes('bob')))
+      // As wide as the screen: the terminal has broken it, in the midst of a word.
+      const broken = lines.filter((line) => !line.startsWith('$') && line.length >= columns)
+      assert.ok(columns < 80 || broken.length === 0, broken.join('\n'))
+    }
+
     const sessions = await messageSessions(alice)
     assert.is(sessions.length, 2)
     assert.equal(await messageSessions(bob), sessions, 'each has kept both')
