@@ -269,7 +269,7 @@ export class Peers {
         endpoint: at,
         tail,
       })
-    let trail: Recording | undefined
+    const kept: { trail?: Recording } = {}
     const early: TranscriptEvent[] = []
     let begun: Session | undefined
     const session = begun = await initiate({
@@ -288,14 +288,14 @@ export class Peers {
       },
       onState: events.onState,
       // The first record is sealed before it is known here which session it is of.
-      onTranscript: (event) => trail ? trail.event(event) : early.push(keptEvent(event)),
+      onTranscript: (event) => kept.trail ? kept.trail.event(event) : early.push(keptEvent(event)),
       closed: (end) => {
         if (begun) this.#gone(begun)
-        trail?.closed()
+        kept.trail?.closed()
         events.closed?.(end)
       },
     })
-    trail = this.#record(session)
+    const trail = kept.trail = this.#record(session)
     for (const event of early.splice(0)) trail.event(event)
     if (session.ended) trail.closed()
     else this.#own.add(session)

@@ -8,7 +8,6 @@
  *   DIR/WRITER.lock                       held while the process that writes under this name lives
  */
 import { EMPTY, hex } from '../core/bytes.ts'
-import type { Role } from '../core/chain.ts'
 import type { Clock } from '../core/clock.ts'
 import type { Crypto } from '../core/crypto.ts'
 import { asTunnelError, TunnelError } from '../core/errors.ts'

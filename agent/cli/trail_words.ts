@@ -1,9 +1,8 @@
 /** What the commands of `sotto audit` have in common: files, identities, and words for both. */
-import { readTrail } from '../../core/trail.ts'
-import type { Trail, TrailHeader } from '../../core/trail.ts'
+import type { TrailHeader } from '../../core/trail.ts'
 import { hex } from '../../core/bytes.ts'
 import type { Direction } from '../../core/chain.ts'
-import { isTunnelError, TunnelError } from '../../core/errors.ts'
+import { TunnelError } from '../../core/errors.ts'
 import { fingerprint, formatKey, parseKey } from '../../core/key.ts'
 import type { Fault, TrailReport } from '../../core/audit.ts'
 import { isPinOf } from '../known_agents.ts'
@@ -183,15 +182,5 @@ export function reportFields(report: TrailReport, names: Names): Record<string, 
     service,
     start: new Date(start).toISOString(),
     ...rest,
-  }
-}
-
-/** The trail, or undefined where the file is none any more. */
-export function tryRead(bytes: Uint8Array): Trail | undefined {
-  try {
-    return readTrail(bytes)
-  } catch (error) {
-    if (!isTunnelError(error)) throw error
-    return undefined
   }
 }
