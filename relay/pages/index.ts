@@ -78,6 +78,7 @@ export function indexPage(facts: IndexFacts): Page {
 /** The line for the visitor's own system first; no script chooses, the browser's own word does. */
 function installation({ unix, windows, onWindows }: InstallLines): Page {
   const [first, second] = onWindows ? [windows, unix] : [unix, windows]
+  const script = onWindows ? '/install.ps1' : '/install.sh'
   const names = ['Linux and macOS, in a shell', 'Windows, in PowerShell']
   const [here, other] = onWindows ? names.toReversed() : names
   return html`
@@ -89,7 +90,7 @@ function installation({ unix, windows, onWindows }: InstallLines): Page {
       <pre>${second}</pre>
     </details>
     <p
-      class="quiet">The line runs what this relay sends: <a href="/install.sh">read it</a> first if you do not trust
-      its host with your machine. It installs for you alone, asks for no more rights, and says what it does.</p>
+      class="quiet">The line runs what this relay sends: <a href="${script}">read it</a> first if you do not
+      trust its host with your machine. It asks for no more rights than you have, and says what it does.</p>
   `
 }

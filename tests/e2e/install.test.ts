@@ -270,6 +270,22 @@ test('attack: another program than was summed, other sums than were signed', asy
   await refuses(who, /Cannot download \S+SHA256SUMS\.minisig/)
 })
 
+test('told to stop in the middle: it stops, and what it had begun is gone', async () => {
+  for (const shell of SHELLS) {
+    for (const [name, code] of [['HUP', 129], ['INT', 130], ['TERM', 143]] as const) {
+      const who = person()
+      fake(
+        who,
+        'curl',
+        `for d in .local/bin/.sotto.*; do echo half >$d/half; done; kill -${name} $PPID`,
+      )
+      const ended = await install(who, { shell })
+      assert.is(ended.code, code, `${shell} ${name}: ${ended.out}`)
+      assert.equal(tree(who.home), [])
+    }
+  }
+})
+
 test('without minisign it says that it did not check, or does not install if that is asked', async () => {
   const who = person(['curl'], ['minisign'])
   await refuses(who, /Cannot check the signature: minisign is not/, {
