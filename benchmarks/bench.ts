@@ -9,6 +9,7 @@
 import { parseArgs } from 'node:util'
 import { idle } from './idle.ts'
 import { session } from './session.ts'
+import { start } from './start.ts'
 import { tunnel } from './tunnel.ts'
 
 /** Rounds of a run that is to be quoted. */
@@ -27,6 +28,7 @@ const BENCHMARKS: Record<string, (options: BenchOptions) => Promise<void>> = {
   tunnel,
   idle,
   session,
+  start,
 }
 
 const USAGE =

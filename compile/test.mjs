@@ -17,6 +17,11 @@ const PACKAGES = {
   nft: 'nftables',
   ip: 'iproute2',
   tmux: 'tmux',
+  minisign: 'minisign',
+  debootstrap: 'debootstrap',
+  'qemu-aarch64-static': 'qemu-user-static',
+  pip3: 'python3-pip',
+  unzip: 'unzip',
 }
 
 function has(program) {
