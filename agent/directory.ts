@@ -18,6 +18,8 @@ import { parseSelector, selects } from '../core/selector.ts'
 const AGENTS_MAX = 10_000
 const PAGES_MAX = 2000
 const NAMES_MAX = 256
+/** Where an agent waits to be compared with or to enroll others, for a while: nobody is called so. */
+const MEETING_NAME = /^(verify|enroll)-[0-9a-f]{16}(-[0-9a-f]{4})?$/
 /** Questions about vouches that wait at once. */
 const QUESTIONS_MAX = 16
 
@@ -28,7 +30,7 @@ export interface SeenAgent {
   key: string
   fingerprint: string
   scope: string
-  /** Endpoints, in the relay's order. */
+  /** Endpoints, in the relay's order; those where agents meet for a moment are left out. */
   names: { name: string; kind: string | undefined }[]
   /** Those that a pinned authority signed, where one did; else the agent's own word. */
   labels: Labels
@@ -194,7 +196,7 @@ function readRow(value: unknown): Row {
       const { name, kind } = one
       if (!isName(name as string)) throw answer()
       return { name: name as string, kind: typeof kind === 'string' ? kind : undefined }
-    })
+    }).filter(({ name }) => !MEETING_NAME.test(name))
     checkLabels(labels as Labels)
     return {
       key: key as string,

@@ -223,7 +223,7 @@ export function columns(
     const names = heads.map((head) => head.toLowerCase())
     const nameWidth = Math.max(...names.map(({ length }) => length))
     return rows.map((row) =>
-      row.map((cell, i) => `${names[i]!.padEnd(nameWidth)}  ${printable(cell)}\n`).join('')
+      row.map((cell, i) => `${names[i]!.padEnd(nameWidth)}  ${printable(cell) || '-'}\n`).join('')
     ).join('\n')
   }
   return all.map((row) =>

@@ -57,6 +57,16 @@ function directory(
   return { one, asked }
 }
 
+test('where agents meet to compare or to enroll is no name of theirs', async () => {
+  const hex = '0123456789abcdef'
+  const names = [`enroll-${hex}`, `verify-${hex}`, `verify-${hex}-00ff`, 'worker', 'verify-that']
+    .map((name) => ({ name, kind: 'agent' }))
+  const { one } = directory([{ agents: [{ ...row(CAROL, 'x'), names }], etag: 'e' }])
+  const { agents: [carol] } = (await one.list())!
+  assert.equal(carol!.names.map(({ name }) => name), ['worker', 'verify-that'])
+  assert.is(carol!.name, 'worker')
+})
+
 test('pins say who is trusted, and nobody else is', async () => {
   await known().trust('al', ALICE)
   await known().trust('bob', BOB, { how: 'first-use' })

@@ -69,14 +69,14 @@ async function compareEmoji(alice: Terminal, bob: Terminal): Promise<void> {
 /** A text that is seen, and a message of bytes that goes into a file. */
 async function write(alice: Terminal, bob: Terminal): Promise<void> {
   bob.clear()
-  bob.run('sotto a2a listen --once')
+  bob.run('sotto a2a listen --name worker --once')
   await bob.until(/^listening as /m)
   await done(alice, 'sotto a2a send bob "hello bob, it is me"')
   assert.is(await bob.left(), 0)
   assert.match(bob.screen, /^from alice · \d\d:\d\d · 19 B\nhello bob, it is me$/m)
   writeFileSync(world.path('big'), randomBytes(MESSAGE_BYTES))
   bob.clear()
-  bob.run('sotto a2a listen --once > got')
+  bob.run('sotto a2a listen --name worker --once > got')
   await bob.until(/^listening as /m)
   await done(alice, 'sotto a2a send bob - < big')
   assert.is(await bob.left(), 0)
