@@ -349,9 +349,14 @@ test('the relay is killed in the midst of 1,000 messages: all arrive, each once'
   await kate.event('listening')
   const args = ['tests/support/talk.ts', world.path('talker'), 'kate', String(MANY)]
   const talk = world.start(BUN, args, { home: 'talker', env })
+  const messages = (): Line[] => kate.lines.filter(({ event }) => event === 'message')
+  /** How many had come when there was no relay. */
+  const taken: number[] = []
   for (const count of [200, 600]) {
     await talk.event('sent', (line) => line['count'] >= count)
     await running.stop('SIGKILL')
+    taken.push(messages().length)
+    assert.is(talk.lines.some(({ event }) => event === 'done'), false, 'in the midst')
     running = await serve()
   }
   const done = await talk.until(
@@ -360,7 +365,9 @@ test('the relay is killed in the midst of 1,000 messages: all arrive, each once'
     90_000,
   )
   assert.equal([done['delivered'], done['codes']], [MANY, []], talk.stderr)
-  const texts = kate.lines.filter(({ event }) => event === 'message').map((line) => line['text'])
+  const texts = messages().map((line) => line['text'])
+  assert.ok(taken[0]! > 0 && taken[0]! < taken[1]! && taken[1]! < MANY, `${taken}`)
+  assert.match(kate.stderr, /relay lost/)
   assert.is(texts.length, MANY)
   assert.is(new Set(texts).size, MANY)
   await kate.stop()
