@@ -249,6 +249,14 @@ const VERBS: Readonly<Record<string, Verb>> = {
       },
     },
   },
+  completions: {
+    summary: 'print what a shell loads to complete command lines',
+    load: async () => (await import('../commands/completions.ts')).completions,
+  },
+  explain: {
+    summary: 'what an error code means and what to do about it',
+    load: async () => (await import('../commands/explain.ts')).explain,
+  },
   demo: {
     summary: 'a relay, an agent and a page on this machine, as "npm start" runs them',
     load: async () => {
@@ -288,6 +296,7 @@ export async function runProgram(argv: readonly string[], world: World): Promise
   let json = argv.includes('--json')
   let started = false
   try {
+    if (argv[0] === 'complete') return await complete(argv.slice(1), world)
     const found = find(argv)
     if (found.kind === 'text') {
       stdout.write(found.text)
@@ -314,6 +323,25 @@ export async function runProgram(argv: readonly string[], world: World): Promise
   }
 }
 
+/** `sotto complete -- WORDS`, which shells ask: one offer a line. On no page, since nobody types it. */
+async function complete(argv: readonly string[], world: World): Promise<number> {
+  const [first] = argv
+  const words = first === '--new' ? [...argv.slice(2), ''] : argv.slice(first === '--' ? 1 : 0)
+  const { offers } = await import('./completion.ts')
+  let verb = ROOT_VERB
+  let at = 0
+  while (at < words.length - 1 && verb.verbs && Object.hasOwn(verb.verbs, words[at]!)) {
+    verb = verb.verbs[words[at++]!]!
+  }
+  const page = (await verb.load?.())?.page
+  const verbs = Object.entries(verb.verbs ?? {}).map(([word, { summary }]) =>
+    [word, summary] as const
+  )
+  const found = await offers({ verbs, rest: words.slice(at), ...(page && { page }) }, world)
+  world.terminal.stdout.write(found.map(({ word, about }) => `${word}\t${about}\n`).join(''))
+  return 0
+}
+
 /** Every word path that leads somewhere, with its page, or the overview of what is below it. */
 export async function everyPage(): Promise<{ path: string; text: string; page?: Page }[]> {
   const pages: { path: string; text: string; page?: Page }[] = []
@@ -330,9 +358,9 @@ export async function everyPage(): Promise<{ path: string; text: string; page?: 
   return pages
 }
 
-/** The sentence, and the hint beneath it. */
-export function describeError(error: TunnelError): string {
-  return error.hint === undefined ? error.message : `${error.message}\n${error.hint}`
+/** The sentence, and beneath it the hint, or where more is said. */
+export function describeError({ message, hint, code }: TunnelError): string {
+  return `${message}\n${hint ?? `More about it: sotto explain ${code}`}`
 }
 
 type Found = { kind: 'text'; text: string } | { kind: 'verb'; verb: Verb; rest: string[] }
