@@ -1,7 +1,7 @@
 // seconds: 180
 // What Tab offers: asked of the program in memory, and in the real shells, of which each that is not
-// installed is named and left out. The shells press Tab themselves: fish by `complete -C`, bash and
-// zsh at a terminal of their own.
+// installed is named and left out: zsh gets Tab at a terminal of its own, fish is asked by its
+// `complete -C`, bash by calling the function as it calls it.
 import { spawnSync } from 'node:child_process'
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
