@@ -89,7 +89,10 @@ async function messageSessions(terminal: Terminal): Promise<string[]> {
   const file = `list-${Math.random()}`
   await done(terminal, `sotto audit list --json > ${file}`)
   return readFileSync(world.path(file), 'utf8').trim().split('\n').map((line) => JSON.parse(line))
-    .filter(({ service }) => service === 'a2a').map(({ session }) => session.slice(0, 12))
+    .filter(({ service }) => service === 'a2a')
+    // Of one second they are listed in any order.
+    .sort((a, b) => Date.parse(b.start) - Date.parse(a.start))
+    .map(({ session }) => session.slice(0, 12))
 }
 
 async function fingerprintOf(terminal: Terminal): Promise<string> {
