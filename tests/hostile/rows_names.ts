@@ -187,7 +187,7 @@ function fleet(more: (stage: Stage, of: { alice: Actor; bob: Actor }) => Promise
 }
 
 const vouched = (serial: number, role?: string) =>
-  fleet(async (stage, { alice }) => {
+  fleet(async (_, { alice }) => {
     const statement = signed(vouchFor(identityOf(alice).public, serial, role), AUTHORITY)
     await ask(alice, { do: 'publish', statement })
   })
@@ -452,7 +452,7 @@ export const NAMES: Row[] = [
     name: 'an old withdrawal in place of the newest that was seen',
     layer: 'access',
     says: ['session/refused'],
-    scene: fleet(async (stage, { alice, bob }) => {
+    scene: fleet(async (_, { alice, bob }) => {
       const statement = signed(vouchFor(identityOf(alice).public, 3), AUTHORITY)
       await ask(alice, { do: 'publish', statement })
       const { profile } = bob.joining
@@ -472,7 +472,7 @@ export const NAMES: Row[] = [
     name: 'two lists of withdrawals under one number',
     layer: 'access',
     says: ['session/refused'],
-    scene: fleet(async (stage, { alice, bob }) => {
+    scene: fleet(async (_, { alice, bob }) => {
       const statement = signed(vouchFor(identityOf(alice).public, 4), AUTHORITY)
       await ask(alice, { do: 'publish', statement })
       await bob.joining.profile.knownWithdrawals().keep(formatKey(AUTHORITY.public), 7, [99])

@@ -96,7 +96,7 @@ worker(
     const { token } = await guest.request({ do: 'enter', room })
     const before = await report(home.key)
     // Twice: the object that told it of the entry goes to sleep first.
-  await pause(2 * ASLEEP_MS)
+    await pause(2 * ASLEEP_MS)
     home.onOpen = echo
     const tail = Uint8Array.from(Buffer.from(String(token), 'hex'))
     const open = (kind: 'pair' | 'session', endpoint: string, tail: Uint8Array): Stream =>
