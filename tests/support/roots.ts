@@ -1,6 +1,7 @@
 /**
  * Small file systems to run built programs in: packages of Debian unpacked without being installed, for
- * this machine's architecture or another, and programs run in them with nothing but their /proc.
+ * this machine's architecture or another, and programs run in them with a /proc and /dev, as
+ * every system has.
  */
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, readdirSync, writeFileSync } from 'node:fs'
@@ -64,8 +65,9 @@ export function startInside(
   world: E2eWorld,
   { root, command, env = {} }: { root: string; command: string[]; env?: RunOptions['env'] },
 ): Program {
-  // Where nothing but /proc is: no /dev, no /sys, no host beside it.
-  const script = 'mount -t proc proc "$1/proc" && root="$1" && shift && exec chroot "$root" "$@"'
+  // Both are gone with the process: the mounts are of its own space.
+  const script = 'root="$1"; shift; mkdir -p "$root/proc" "$root/dev" && ' +
+    'mount -t proc proc "$root/proc" && mount --rbind /dev "$root/dev" && exec chroot "$root" "$@"'
   return world.start('unshare', [
     '--mount',
     '--pid',
