@@ -25,6 +25,11 @@ export interface World {
   readonly programs: Programs
   /** Fires once, when the person or the system asks the program to stop; the reason is a `StopReason`. */
   readonly signal: AbortSignal
+  /**
+   * While somebody listens, SIGHUP is theirs: "read the settings again". Where the program has a terminal,
+   * it means that this went away, and stops the program as ever. Returns what ends the listening.
+   */
+  onHangup(run: () => void): () => void
   readonly terminal: Terminal
   readonly hostname: string
   readonly username: string
@@ -173,6 +178,12 @@ export interface Net {
     target: { readonly host: string; readonly port: number },
     accepted: (conn: Conn) => void,
   ): Promise<Listener>
+  /**
+   * Listens for programs of this user at a path of this machine: a unix socket of mode 0600, in a folder
+   * made with 0700; on Windows a named pipe, `\\.\pipe\NAME`. A socket that is there is replaced, so the
+   * caller holds a lock. Throws `net/path` for a path that is too long for a socket, `net/denied`.
+   */
+  listenLocal(path: string, accepted: (conn: Conn) => void): Promise<Listener>
   /** A UDP socket connected to one far end. */
   udp(target: { readonly host: string; readonly port: number }): Promise<Datagrams>
 }

@@ -22,6 +22,11 @@ export const CONNECTION: ErrorTable = {
         'The same command runs already, or another service has the port.',
         'Choose another port, or port 0 for any free one.',
       ],
+      path: [
+        'The path is too long for a socket between programs of this machine.',
+        'The folder of the profile has a long name; systems allow about 100 bytes for a socket.',
+        'Keep the profile in a folder with a shorter path, such as by SOTTO_HOME.',
+      ],
       refused: [
         'Nothing listens at that address.',
         'The service is not running, or listens on another port or address.',

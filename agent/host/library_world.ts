@@ -33,6 +33,7 @@ export async function libraryWorld(
     http: NO_HTTP,
     programs: hostPrograms,
     signal: new AbortController().signal,
+    onHangup: () => () => {},
     terminal: SILENT,
     hostname: os.hostname(),
     username: '',
@@ -51,6 +52,7 @@ const NO_NET: Net = {
   connect: unsupported,
   connectDuplex: unsupported,
   listen: unsupported,
+  listenLocal: unsupported,
   udp: unsupported,
 }
 

@@ -23,11 +23,27 @@ export function stopSignal(): AbortSignal {
   const controller = new AbortController()
   for (const [signal, reason] of SIGNALS) {
     process.on(signal, () => {
+      if (signal === 'SIGHUP' && hangups.size > 0 && !hasTerminal()) {
+        for (const run of [...hangups]) run()
+        return
+      }
       if (controller.signal.aborted) process.exit(reason.exitCode)
       controller.abort(reason)
     })
   }
   return controller.signal
+}
+
+const hangups = new Set<() => void>()
+
+/** `World.onHangup`. */
+export function onHangup(run: () => void): () => void {
+  hangups.add(run)
+  return () => void hangups.delete(run)
+}
+
+function hasTerminal(): boolean {
+  return [process.stdin, process.stdout, process.stderr].some(({ isTTY }) => isTTY)
 }
 
 export const hostClock: Clock = {

@@ -2,7 +2,9 @@
  * TCP and unix sockets. `connect` and `listen` use Bun's callback sockets, the fastest there are;
  * `connectDuplex` uses a stream socket, since only those can carry a `TLSSocket`.
  */
+import { chmod, lstat, mkdir, rm } from 'node:fs/promises'
 import * as net from 'node:net'
+import { dirname } from 'node:path'
 import { DuplexConn } from '../../core/duplex_conn.ts'
 import { asTunnelError, TunnelError } from '../../core/errors.ts'
 import { nativeCallbacks, NativeConn } from '../../core/native_conn.ts'
@@ -11,6 +13,8 @@ import type { Conn, Listener } from '../../core/socket.ts'
 import type { CarrierConn, Target } from '../world.ts'
 
 const CONNECT_MS = 10_000
+/** `sun_path` of the BSDs and macOS; Linux has four more. */
+const LOCAL_PATH_BYTES_MAX = 103
 
 type Callbacks = Bun.SocketHandler<NativeConn>
 
@@ -121,6 +125,43 @@ export function listen(
   }
 }
 
+/** `Net.listenLocal`. On stream sockets, which know Windows' named pipes as well. */
+export async function listenLocal(
+  path: string,
+  accepted: (conn: Conn) => void,
+): Promise<Listener> {
+  const isPipe = path.startsWith('\\\\')
+  if (!isPipe && Buffer.byteLength(path) > LOCAL_PATH_BYTES_MAX) {
+    throw new TunnelError(
+      'net/path',
+      `Cannot listen on ${path}: found ${Buffer.byteLength(path)} bytes, expected at most ` +
+        `${LOCAL_PATH_BYTES_MAX}, the length that systems have for a socket`,
+    )
+  }
+  if (!isPipe) {
+    await mkdir(dirname(path), { recursive: true, mode: 0o700 })
+    const found = await lstat(path).catch(() => undefined)
+    if (found?.isSocket()) await rm(path, { force: true })
+  }
+  const server = net.createServer({ allowHalfOpen: true }, (socket) => {
+    accepted(new DuplexConn(socket))
+  })
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', (error) => reject(listenError({ path }, error)))
+    server.listen(path, () => resolve())
+  })
+  // The folder keeps others out meanwhile.
+  if (!isPipe) await chmod(path, 0o600)
+  return {
+    host: path,
+    port: 0,
+    close() {
+      server.close()
+      return Promise.resolve()
+    },
+  }
+}
+
 /** The words for a target in messages: `127.0.0.1:3000`, `[::1]:3000`, `unix:/run/app.sock`. */
 export function describeTarget(target: Target): string {
   if ('path' in target) return `unix:${target.path}`
@@ -153,7 +194,7 @@ export function connectError(target: Target, error: unknown, timeoutMs = CONNECT
   return make('unreachable', code || said || 'unknown reason')
 }
 
-function listenError(target: { host: string; port: number }, error: unknown): TunnelError {
+function listenError(target: Target, error: unknown): TunnelError {
   const place = describeTarget(target)
   const code = String((error as { code?: unknown } | null)?.code ?? '')
   if (code === 'EADDRINUSE') {

@@ -5,9 +5,9 @@ import { fastCrypto } from '../../core/crypto.ts'
 import type { World } from '../world.ts'
 import { hostFiles } from './files.ts'
 import { hostHttp } from './http.ts'
-import { hostClock, hostTerminal, stopSignal } from './process.ts'
+import { hostClock, hostTerminal, onHangup, stopSignal } from './process.ts'
 import { hostPrograms } from './programs.ts'
-import { connect, connectDuplex, listen } from './tcp.ts'
+import { connect, connectDuplex, listen, listenLocal } from './tcp.ts'
 import { hostTls } from './tls.ts'
 import { openUdp } from './udp.ts'
 import { hostLink } from './websocket.ts'
@@ -20,12 +20,13 @@ export function hostWorld(options: { signal?: AbortSignal } = {}): World {
     later: (run) => void setImmediate(run),
     crypto: fastCrypto(nodeCrypto),
     files: hostFiles,
-    net: { connect, connectDuplex, listen, udp: openUdp },
+    net: { connect, connectDuplex, listen, listenLocal, udp: openUdp },
     tls: hostTls,
     link: hostLink,
     http: hostHttp,
     programs: hostPrograms,
     signal: options.signal ?? stopSignal(),
+    onHangup,
     terminal: hostTerminal(),
     hostname: os.hostname(),
     username: userName(),
