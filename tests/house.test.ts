@@ -66,6 +66,7 @@ const CORE_ORDER = [
   'trail',
   'audit',
   'compare',
+  'renewal',
 ]
 /** Code that could open a session, or look into one; the relay must never reach it. */
 const SESSION_CODE = [
