@@ -23,6 +23,8 @@ export interface World {
   readonly link: LinkPort
   readonly http: HttpPort
   readonly programs: Programs
+  readonly system: System
+  readonly probes: Probes
   /** Fires once, when the person or the system asks the program to stop; the reason is a `StopReason`. */
   readonly signal: AbortSignal
   /**
@@ -36,6 +38,66 @@ export interface World {
   /** The person's home directory, absolute. */
   readonly home: string
   readonly pid: number
+}
+
+/** The system that this program runs on, and whoever started it as a service. */
+export interface System {
+  readonly platform: 'linux' | 'darwin' | 'windows' | 'other'
+  /** The user's number, 0 for root; undefined where users have none. */
+  readonly uid: number | undefined
+  /** What starts this program again, before its arguments; paths are absolute. */
+  readonly self: readonly string[]
+  /**
+   * Tells the service manager, one `NAME=VALUE` each (sd_notify(3)). False: nobody asked to be told, or it
+   * could not be. Never throws.
+   */
+  notify(assignments: readonly string[]): Promise<boolean>
+  /** The manager's own clock, CLOCK_MONOTONIC; undefined where there is none. */
+  monotonicUs(): Promise<number | undefined>
+}
+
+/** Looks at the network and the disk, for `sotto doctor`. */
+export interface Probes {
+  /** All addresses of a name by the system's resolver. Throws `net/unknown-host`. */
+  resolve(name: string): Promise<readonly NetAddress[]>
+  interfaces(): readonly (NetAddress & { readonly name: string; readonly internal: boolean })[]
+  /** Of the file system that `path`, or the nearest folder above it that is there, is on. */
+  space(path: string): Promise<{ readonly freeBytes: number; readonly totalBytes: number }>
+  /** What a TLS server shows, and why it is not to be trusted by the system's CAs; `ca` are more of them. */
+  tlsChain(
+    target: Target & { servername: string; ca?: readonly string[]; timeoutMs: number },
+  ): Promise<TlsChain>
+  /** A UDP socket that takes datagrams from anybody. */
+  datagrams(family: 4 | 6): Promise<OpenDatagrams>
+  /** What the system knows of the largest packet towards an address; undefined: it does not say. */
+  pathMtu(address: NetAddress): Promise<number | undefined>
+}
+
+export interface NetAddress {
+  readonly address: string
+  readonly family: 4 | 6
+}
+
+export interface TlsChain {
+  /** `TLSv1.3` */
+  readonly version: string
+  /** Undefined: a CA of this system vouches for it. */
+  readonly problem: string | undefined
+  /** Leaf first. */
+  readonly certificates: readonly {
+    readonly subject: string
+    readonly issuer: string
+    readonly names: readonly string[]
+    readonly notBeforeMs: number
+    readonly notAfterMs: number
+  }[]
+}
+
+export interface OpenDatagrams {
+  readonly port: number
+  send(datagram: Uint8Array, to: { address: string; port: number }): void
+  handle(message: (datagram: Uint8Array, from: { address: string; port: number }) => void): void
+  close(): void
 }
 
 /** Why `World.signal` fired; `exitCode` is 128 + the signal's number, as shells count. */

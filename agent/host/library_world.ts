@@ -6,9 +6,10 @@ import * as nodeCrypto from 'node:crypto'
 import * as os from 'node:os'
 import { fastCrypto } from '../../core/crypto.ts'
 import { TunnelError } from '../../core/errors.ts'
-import type { HttpPort, LinkPort, Net, Terminal, Tls, World } from '../world.ts'
+import type { HttpPort, LinkPort, Net, Probes, Terminal, Tls, World } from '../world.ts'
 import { hostFiles } from './files.ts'
 import { hostClock } from './process.ts'
+import { hostSystem } from './notify.ts'
 import { hostPrograms } from './programs.ts'
 
 /** `env` stands in for the process's own variables where a name is in it. */
@@ -32,6 +33,8 @@ export async function libraryWorld(
     link,
     http: NO_HTTP,
     programs: hostPrograms,
+    system: { ...hostSystem, notify: () => Promise.resolve(false) },
+    probes: NO_PROBES,
     signal: new AbortController().signal,
     onHangup: () => () => {},
     terminal: SILENT,
@@ -54,6 +57,15 @@ const NO_NET: Net = {
   listen: unsupported,
   listenLocal: unsupported,
   udp: unsupported,
+}
+
+const NO_PROBES: Probes = {
+  resolve: unsupported,
+  interfaces: unsupported,
+  space: unsupported,
+  tlsChain: unsupported,
+  datagrams: unsupported,
+  pathMtu: unsupported,
 }
 
 const NO_TLS: Tls = {

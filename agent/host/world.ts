@@ -6,7 +6,9 @@ import type { World } from '../world.ts'
 import { hostFiles } from './files.ts'
 import { hostHttp } from './http.ts'
 import { hostClock, hostTerminal, onHangup, stopSignal } from './process.ts'
+import { hostProbes } from './probes.ts'
 import { hostPrograms } from './programs.ts'
+import { hostSystem } from './notify.ts'
 import { connect, connectDuplex, listen, listenLocal } from './tcp.ts'
 import { hostTls } from './tls.ts'
 import { openUdp } from './udp.ts'
@@ -25,6 +27,8 @@ export function hostWorld(options: { signal?: AbortSignal } = {}): World {
     link: hostLink,
     http: hostHttp,
     programs: hostPrograms,
+    system: hostSystem,
+    probes: hostProbes,
     signal: options.signal ?? stopSignal(),
     onHangup,
     terminal: hostTerminal(),
