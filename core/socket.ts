@@ -54,6 +54,11 @@ export interface Conn {
   readonly remoteAddress: string
   readonly remotePort: number
   write(bytes: Uint8Array): Sent
+  /**
+   * As `write`, of an array that is the connection's from now on, with the whole buffer below it: large ones
+   * are freed once they have gone. Absent where nothing is gained by it.
+   */
+  give?(bytes: Uint8Array): Sent
   /** Half-closes after what is queued. */
   end(): void
   /** Drops the connection at once, with a reset where the runtime can send one. */
@@ -130,7 +135,8 @@ class Side implements ConnHandler {
   data(chunk: Uint8Array): void {
     if (this.isBack) this.bytes.back += chunk.length
     else this.bytes.forth += chunk.length
-    const sent = this.to.write(chunk)
+    const { to } = this
+    const sent = to.give ? to.give(chunk) : to.write(chunk)
     if (sent === 'queued') this.from.pause()
     else if (sent === 'lost') this.from.abort()
     if (this.pace) this.#wait(this.pace, chunk.length)

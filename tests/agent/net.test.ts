@@ -153,6 +153,38 @@ test('listen() says that a port is taken', async () => {
   await listener.close()
 })
 
+test('give() frees a large buffer once it has gone, and only one that is whole', async () => {
+  const { listener, next } = await accepting()
+  const near = new Collector(await t.world.net.connect({ host: '127.0.0.1', port: listener.port }))
+  const conn = await next()
+  const far = new Collector(conn)
+  const give = (bytes: Uint8Array): string => near.conn.give!(bytes)
+  const small = pattern(1024)
+  const part = pattern(100_000).subarray(10)
+  const whole = pattern(65_536)
+  const expected = Buffer.concat([small, part, whole])
+  assert.equal([give(small), give(part), give(whole)], ['ok', 'ok', 'ok'])
+  assert.equal([small.length, part.length, whole.length], [1024, 99_990, 0])
+  await far.until(expected.length)
+  assert.is(Buffer.compare(far.bytes, expected), 0)
+  // One that is kept for a peer that does not read stays whole until it has gone.
+  conn.pause()
+  const parts: Uint8Array[] = [expected]
+  let last: Uint8Array
+  do {
+    last = pattern(262_144, parts.length)
+    parts.push(last.slice())
+  } while (give(last) === 'ok')
+  assert.is(last.length, 262_144)
+  near.conn.end()
+  conn.resume()
+  assert.is(Buffer.compare(await far.ended, Buffer.concat(parts)), 0)
+  assert.is(last.length, 0)
+  far.conn.end()
+  await Promise.all([near.closed, far.closed])
+  await listener.close()
+})
+
 test('udp() carries datagrams both ways and hears that nobody listens', async () => {
   const far: Bun.udp.Socket<'uint8array'> = await Bun.udpSocket({
     hostname: '127.0.0.1',
