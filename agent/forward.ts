@@ -1,8 +1,9 @@
 /**
  * From a tunnel to what it leads to. The words a person types for an upstream, the connection to it,
- * the PROXY protocol header that tells it who comes, and the page that a visitor gets when it is down.
+ * and the page that a visitor gets when it is down.
  */
-import { ByteWriter, concat, utf8 } from '../core/bytes.ts'
+import { parseAddress } from '../core/address.ts'
+import { concat, utf8 } from '../core/bytes.ts'
 import { asTunnelError, TunnelError } from '../core/errors.ts'
 import type { Conn } from '../core/socket.ts'
 import type { Target, World } from './world.ts'
@@ -211,121 +212,6 @@ export async function speaksH2(
       concat(utf8('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'), new Uint8Array([0, 0, 0, 4, 0, 0, 0, 0, 0])),
     )
   })
-}
-
-export type ProxyVersion = 'v1' | 'v2'
-
-/** An end of a TCP connection; the address may be empty. */
-export interface Endpoint {
-  readonly address: string
-  readonly port: number
-}
-
-const V2_SIGNATURE = new Uint8Array([
-  0x0d,
-  0x0a,
-  0x0d,
-  0x0a,
-  0x00,
-  0x0d,
-  0x0a,
-  0x51,
-  0x55,
-  0x49,
-  0x54,
-  0x0a,
-])
-const V2_PROXY = 0x21
-const V2_TCP4 = 0x11
-const V2_TCP6 = 0x21
-const V2_UNSPEC = 0x00
-
-/**
- * The header that goes before the visitor's bytes (HAProxy's proxy-protocol.txt, §2.1 and §2.2). `to`
- * is the public port, or the whole address where it is known; the address is else the unspecified one.
- * A visitor without a known address is UNKNOWN or UNSPEC: the upstream then takes the connection's own.
- */
-export function proxyHeader(
-  version: ProxyVersion,
-  from: Endpoint,
-  to: number | Endpoint,
-): Uint8Array {
-  const source = parseAddress(from.address)
-  const sink = typeof to === 'number' ? { address: '', port: to } : to
-  const known = parseAddress(sink.address)
-  const destination = known && known.length === source?.length
-    ? known
-    : new Uint8Array(source?.length ?? 4)
-  if (version === 'v1') {
-    if (!source) return utf8('PROXY UNKNOWN\r\n')
-    const family = source.length === 4 ? 'TCP4' : 'TCP6'
-    return utf8(
-      `PROXY ${family} ${formatAddress(source)} ${
-        formatAddress(destination)
-      } ${from.port} ${sink.port}\r\n`,
-    )
-  }
-  const writer = new ByteWriter(64).bytes(V2_SIGNATURE).u8(V2_PROXY)
-  if (!source) return writer.u8(V2_UNSPEC).u16(0).done()
-  return writer
-    .u8(source.length === 4 ? V2_TCP4 : V2_TCP6)
-    .u16(2 * source.length + 4)
-    .bytes(source)
-    .bytes(destination)
-    .u16(from.port)
-    .u16(sink.port)
-    .done()
-}
-
-/** 4 or 16 bytes of an IP address as text; undefined when it is none. IPv4 in IPv6 becomes IPv4. */
-export function parseAddress(text: string): Uint8Array | undefined {
-  const four = parseFour(text)
-  if (four) return four
-  const bare = text.replace(/%.*$/, '').replace(/^\[(.*)\]$/, '$1')
-  if (!/^[0-9a-fA-F:.]+$/.test(bare) || !bare.includes(':')) return undefined
-  const halves = bare.split('::')
-  if (halves.length > 2) return undefined
-  const groups = halves.map((half) => half === '' ? [] : half.split(':').flatMap(groupBytes))
-  const before = groups[0]!
-  const after = groups[1] ?? []
-  const missing = 16 - before.length - after.length
-  if (halves.length === 2 ? missing < 2 : missing !== 0) return undefined
-  if (before.includes(-1) || after.includes(-1)) return undefined
-  const bytes = new Uint8Array([...before, ...new Array<number>(missing).fill(0), ...after])
-  const mapped = bytes.subarray(0, 10).every((byte) => byte === 0) && bytes[10] === 0xff &&
-    bytes[11] === 0xff
-  return mapped ? bytes.slice(12) : bytes
-}
-
-function parseFour(text: string): Uint8Array | undefined {
-  // No leading zeros: some programs read them as octal.
-  const octet = '(0|[1-9]\\d{0,2})'
-  const parts = new RegExp(`^${octet}\\.${octet}\\.${octet}\\.${octet}$`).exec(text)?.slice(1)
-    .map(Number)
-  return parts?.every((part) => part <= 255) ? new Uint8Array(parts) : undefined
-}
-
-/** The bytes of one group between colons; -1 marks what is none. */
-function groupBytes(group: string): number[] {
-  if (group.includes('.')) return [...(parseFour(group) ?? [-1])]
-  if (!/^[0-9a-fA-F]{1,4}$/.test(group)) return [-1]
-  const value = Number.parseInt(group, 16)
-  return [value >> 8, value & 0xff]
-}
-
-/** RFC 5952 text of 4 or 16 bytes. */
-function formatAddress(bytes: Uint8Array): string {
-  if (bytes.length === 4) return bytes.join('.')
-  const groups: string[] = []
-  for (let i = 0; i < 16; i += 2) groups.push(((bytes[i]! << 8) | bytes[i + 1]!).toString(16))
-  let best = { at: -1, length: 1 }
-  for (let at = 0; at < 8; at++) {
-    let length = 0
-    while (at + length < 8 && groups[at + length] === '0') length++
-    if (length > best.length) best = { at, length }
-  }
-  if (best.at < 0) return groups.join(':')
-  return `${groups.slice(0, best.at).join(':')}::${groups.slice(best.at + best.length).join(':')}`
 }
 
 /** The page that says why there is nothing; HTML without scripts or anything from elsewhere. */

@@ -6,9 +6,10 @@
 import { asTunnelError } from '../core/errors.ts'
 import type { TunnelError } from '../core/errors.ts'
 import { splice } from '../core/socket.ts'
+import { parseAddress } from '../core/address.ts'
 import { concat } from '../core/bytes.ts'
+import type { Endpoint } from '../core/proxy_protocol.ts'
 import {
-  parseAddress,
   reachUpstream,
   serverName,
   unavailableBody,
@@ -16,7 +17,7 @@ import {
   upstreamAuthority,
   upstreamTarget,
 } from './forward.ts'
-import type { Endpoint, Upstream } from './forward.ts'
+import type { Upstream } from './forward.ts'
 import type {
   HeaderList,
   HttpIncoming,

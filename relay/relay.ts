@@ -170,10 +170,7 @@ export class Relay implements MemberOwner {
     })
     const admits = (address: string, scope: string): boolean =>
       quota.take('visitors', { address }).ok && quota.take('visitors', { scope }).ok
-    const refused = (reason: string, fields: { address: string; serverName?: string }): void => {
-      ports.metrics.refused.add({ reason: refusal(reason) })
-      ports.log.info('visitor refused', { reason, ...fields })
-    }
+    const refused = this.turnedAway.bind(this)
     this.ingress = new Ingress({
       clock,
       endpoints: this.endpoints,
@@ -232,6 +229,11 @@ export class Relay implements MemberOwner {
         this.cut((member) => member.authorised?.scope === block.scope, 'its scope was blocked')
       }
     })
+  }
+
+  turnedAway(reason: string, fields: { address: string; serverName?: string }): void {
+    this.#ports.metrics.refused.add({ reason: refusal(reason) })
+    this.#ports.log.info('visitor refused', { reason, ...fields })
   }
 
   /** Counts a connection against its address, and a visitor's against its scope as well. */

@@ -6,26 +6,32 @@
  * All mistakes are told at once, each with the setting, what was found and what was expected.
  */
 import { z } from 'zod'
+import type { Network } from '../core/address.ts'
 import { TunnelError } from '../core/errors.ts'
-import { isName } from '../core/key.ts'
-import { decodeMinisignKey } from '../core/minisign.ts'
 import { LOG_LEVELS } from './log.ts'
 import type { LogLevel } from './log.ts'
-import { QUOTA_DEFAULTS } from './quota.ts'
+import {
+  isDomain,
+  isHost,
+  isHttpsUrl,
+  isReleaseKey,
+  isReleaseUrl,
+  nearest,
+  NETWORKS_MAX,
+  PUBLIC_PORTS_MAX,
+  readNetworks,
+  readQuotas,
+  readRange,
+} from './setting_forms.ts'
 
 export const ENVIRONMENT_PREFIX = 'SOTTO_RELAY_'
-const DOMAIN_LENGTH_MAX = 190
 /** Host names that a relay answers to; docs/protocol.md, `challenge`. */
 const NAMES_MAX = 16
-/** Public ports that one relay may open. */
-const PUBLIC_PORTS_MAX = 10_000
 const GRACE_SECONDS_MAX = 3600
 const BULK_IDLE_MAX = 64
 const PATH_LENGTH_MAX = 4096
+const ACME_DIRECTORY = 'https://acme-v02.api.letsencrypt.org/directory'
 const RELEASE_KEYS_MAX = 4
-const RELEASE_URL_LENGTH_MAX = 1024
-/** A public key of minisign without the line above it. */
-const RELEASE_KEY = /^[A-Za-z0-9+/]{56}$/
 /** Most of a wrong value that an error repeats. */
 const FOUND_LENGTH_MAX = 60
 
@@ -56,6 +62,20 @@ export interface Settings {
   /** PEM files, both or neither; empty: a self-signed certificate of the relay's own. */
   tlsCertPath: string
   tlsKeyPath: string
+  /** Gets certificates for its own name and for inspectable endpoints from a CA (RFC 8555). */
+  acme: boolean
+  acmeDirectory: string
+  /** An e-mail address for the CA; empty: none. */
+  acmeContact: string
+  /** PEM file of roots to trust when talking to the CA; empty: the system's. */
+  acmeCaPath: string
+  /** External account binding (RFC 8555 §7.3.4): the id, and the file of its key; empty: none. */
+  acmeEabId: string
+  acmeEabKeyPath: string
+  /** Whose PROXY protocol headers are believed; undefined: no proxy, and none are read. */
+  behindProxy: readonly Network[] | undefined
+  /** Whether a relay that has the port already is asked to go once this one listens. */
+  takeOver: boolean
   /** PEM file of the CA whose certificates admit agents; empty: none do. */
   clientCaPath: string
   /** Folder of a release that `/download/NAME` hands out; empty: none. */
@@ -98,6 +118,14 @@ const SCHEMAS = {
   graceSeconds: integer(0, GRACE_SECONDS_MAX),
   tlsCertPath: pathSchema,
   tlsKeyPath: pathSchema,
+  acme: switchSchema,
+  acmeDirectory: z.string().refine(isHttpsUrl),
+  acmeContact: z.string().regex(/^[^\s@,?&%:]{1,64}@[A-Za-z0-9.-]{1,253}$/),
+  acmeCaPath: pathSchema,
+  acmeEabId: z.string().regex(/^[\x21-\x7e]{1,256}$/),
+  acmeEabKeyPath: pathSchema,
+  behindProxy: z.string().transform(readNetworks).refine((networks) => networks !== null),
+  takeOver: switchSchema,
   clientCaPath: pathSchema,
   downloads: pathSchema,
   releaseUrl: z.string().refine(isReleaseUrl),
@@ -188,6 +216,48 @@ export const SETTINGS: readonly SettingLine[] = [
     without: 'a self-signed certificate',
     expected: 'a path',
     help: 'PEM file: the key of that certificate.',
+  }),
+  line('acme', 'acme', '[SWITCH]', {
+    without: 'false',
+    expected: 'true or false',
+    help: "Certificates for the relay's own name and for inspectable endpoints from a CA.",
+  }),
+  line('acmeDirectory', 'acme-directory', 'URL', {
+    without: "Let's Encrypt",
+    expected: 'an https URL of an ACME directory',
+    help: 'Which CA.',
+  }),
+  line('acmeContact', 'acme-contact', 'ADDRESS', {
+    without: 'none',
+    expected: 'one e-mail address',
+    help: 'Where the CA may write to.',
+  }),
+  line('acmeCaPath', 'acme-ca', 'PATH', {
+    without: "the system's",
+    expected: 'a path',
+    help: 'PEM file: roots to trust when talking to the CA.',
+  }),
+  line('acmeEabId', 'acme-eab-id', 'ID', {
+    without: 'none',
+    expected: 'the key id that the CA gave',
+    help: 'External account binding.',
+  }),
+  line('acmeEabKeyPath', 'acme-eab-key', 'PATH', {
+    without: 'none',
+    expected: 'a path',
+    help: 'File with the key of that binding, in base64url.',
+  }),
+  line('behindProxy', 'behind-proxy', '[NETWORKS]', {
+    without: 'none; 127.0.0.0/8,::1 without a value',
+    expected:
+      `at most ${NETWORKS_MAX} addresses or networks such as 10.0.0.0/8, with commas between`,
+    help: 'Proxies that say by the PROXY protocol who comes; nobody else is let in.',
+  }),
+  line('takeOver', 'take-over', '[SWITCH]', {
+    without: 'false',
+    expected: 'true or false',
+    help:
+      'Replace the relay that runs with this data: its visitors finish there, new ones come here.',
   }),
   line('clientCaPath', 'client-ca', 'PATH', {
     without: 'none',
@@ -308,6 +378,14 @@ function complete(raw: Partial<Raw>): Settings {
     graceSeconds: raw.graceSeconds ?? 30,
     tlsCertPath: raw.tlsCertPath ?? '',
     tlsKeyPath: raw.tlsKeyPath ?? '',
+    acme: raw.acme ?? false,
+    acmeDirectory: raw.acmeDirectory ?? ACME_DIRECTORY,
+    acmeContact: raw.acmeContact ?? '',
+    acmeCaPath: raw.acmeCaPath ?? '',
+    acmeEabId: raw.acmeEabId ?? '',
+    acmeEabKeyPath: raw.acmeEabKeyPath ?? '',
+    behindProxy: raw.behindProxy ?? undefined,
+    takeOver: raw.takeOver ?? false,
     clientCaPath: raw.clientCaPath ?? '',
     downloads: raw.downloads ?? '',
     releaseUrl: raw.releaseUrl ?? '',
@@ -347,6 +425,7 @@ function check(settings: Settings): void {
       : ['--tls-key', '--tls-cert']
     mistakes.push(`${missing}: found nothing, expected a path as for ${given}`)
   }
+  mistakes.push(...acmeMistakes(settings))
   if (settings.downloads !== '' && settings.releaseUrl !== '') {
     mistakes.push('--release-url: found it beside --downloads, expected one of them')
   }
@@ -354,6 +433,22 @@ function check(settings: Settings): void {
     mistakes.push(`--public-ports: found ${publicPorts.join('-')}, expected --port outside of it`)
   }
   if (mistakes.length > 0) throw invalid(mistakes)
+}
+
+function acmeMistakes(settings: Settings): string[] {
+  const { acme, domain, tlsCertPath, acmeEabId, acmeEabKeyPath } = settings
+  const mistakes: string[] = []
+  if (acme && tlsCertPath !== '') {
+    mistakes.push('--acme: found it beside --tls-cert, expected one of them')
+  }
+  if (acme && under(domain, 'localhost')) {
+    mistakes.push(`--acme: found --domain ${quote(domain)}, expected a name that the CA can reach`)
+  }
+  if ((acmeEabId === '') !== (acmeEabKeyPath === '')) {
+    const missing = acmeEabId === '' ? '--acme-eab-id' : '--acme-eab-key'
+    mistakes.push(`${missing}: found nothing, expected it with the other half of the binding`)
+  }
+  return mistakes
 }
 
 function findValue(
@@ -391,60 +486,6 @@ function list(item: (text: string) => boolean, max: number) {
     .refine((items) => items.length <= max && items.every(item))
 }
 
-function isDomain(value: string): boolean {
-  return value.length <= DOMAIN_LENGTH_MAX && value.split('.').every(isName) &&
-    // All digits at the end would be an address to every URL parser (WHATWG URL, "ends in a number").
-    !/(^|\.)[0-9]+$/.test(value)
-}
-
-function isHost(value: string): boolean {
-  if (/^[0-9.]+$/.test(value)) {
-    const parts = value.split('.')
-    return parts.length === 4 && parts.every((part) => /^(0|[1-9][0-9]{0,2})$/.test(part)) &&
-      parts.every((part) => Number(part) <= 255)
-  }
-  if (!value.includes(':')) return value === 'localhost'
-  // The URL parser knows the forms of IPv6 (RFC 4291 §2.2) better than a pattern would.
-  return /^[0-9a-fA-F:.]+$/.test(value) && URL.canParse(`http://[${value}]/`)
-}
-
-/** `none` gives undefined, what is no range gives null. */
-function readRange(value: string): readonly [number, number] | undefined | null {
-  if (value === 'none') return undefined
-  const found = /^([0-9]{1,5})(?:-([0-9]{1,5}))?$/.exec(value)
-  if (!found) return null
-  const first = Number(found[1])
-  const last = Number(found[2] ?? found[1])
-  const fits = first >= 1 && last <= 65_535 && first <= last && last - first < PUBLIC_PORTS_MAX
-  return fits ? [first, last] : null
-}
-
-/** Null on a name that is no quota, a number that is none, or one quota twice. */
-function readQuotas(value: string): Record<string, number> | null {
-  const quotas: Record<string, number> = {}
-  for (const part of value.split(',').map((text) => text.trim()).filter(Boolean)) {
-    const found = /^([a-zA-Z][a-zA-Z.]{0,62})=([0-9]{1,15})$/.exec(part)
-    if (!found || !Object.hasOwn(QUOTA_DEFAULTS, found[1]!)) return null
-    if (Object.hasOwn(quotas, found[1]!)) return null
-    quotas[found[1]!] = Number(found[2])
-  }
-  return quotas
-}
-
-/** One whose text is safe in a header, a script and a page as it is. */
-function isReleaseUrl(value: string): boolean {
-  if (!/^https:\/\/[a-z0-9.-]+(:[0-9]{1,5})?(\/[A-Za-z0-9._~-]+)*\/?$/.test(value)) return false
-  return value.length <= RELEASE_URL_LENGTH_MAX && URL.canParse(value)
-}
-
-function isReleaseKey(value: string): boolean {
-  try {
-    return RELEASE_KEY.test(value) && decodeMinisignKey(value).public32.length > 0
-  } catch {
-    return false
-  }
-}
-
 function under(name: string, zone: string): boolean {
   return name === zone || name.endsWith(`.${zone}`)
 }
@@ -466,30 +507,4 @@ function quote(value: string): string {
 function suggestion(flag: string, before: string): string {
   const near = nearest(flag, SETTINGS.map((each) => each.flag))
   return near === undefined ? '' : `, expected perhaps ${before}${near}`
-}
-
-/** The known word at most two edits away. */
-function nearest(word: string, known: string[]): string | undefined {
-  let best: string | undefined
-  let fewest = 3
-  for (const other of known) {
-    if (Math.abs(other.length - word.length) > 2) continue
-    const edits = distance(word, other)
-    if (edits < fewest) [best, fewest] = [other, edits]
-  }
-  return best
-}
-
-/** Levenshtein's, over one row. */
-function distance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i)
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i]
-    for (let j = 1; j <= b.length; j++) {
-      const change = row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)
-      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, change))
-    }
-    row = next
-  }
-  return row[b.length]!
 }

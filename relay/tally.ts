@@ -111,6 +111,7 @@ export function refusal(reason: string): Parameters<Metrics['refused']['add']>[0
     case 'crowded':
       return 'overload'
     default:
-      return reason.startsWith('agent-') ? 'other' : 'hello'
+      if (reason.startsWith('agent-')) return 'other'
+      return reason.includes('proxy') ? 'protocol' : 'hello'
   }
 }

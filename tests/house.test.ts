@@ -16,6 +16,8 @@ const FUNCTION_LINES_MAX = 70
 const CORE_ORDER = [
   'errors',
   'bytes',
+  'address',
+  'proxy_protocol',
   'clock',
   'socket',
   'duplex_conn',

@@ -249,6 +249,10 @@ const VERBS: Readonly<Record<string, Verb>> = {
       },
     },
   },
+  update: {
+    summary: 'bring this program up to date',
+    load: async () => (await import('../commands/update.ts')).update,
+  },
   completions: {
     summary: 'print what a shell loads to complete command lines',
     load: async () => (await import('../commands/completions.ts')).completions,
@@ -296,6 +300,7 @@ export async function runProgram(argv: readonly string[], world: World): Promise
   let json = argv.includes('--json')
   let started = false
   try {
+    if (argv[0] === 'self-test') return await (await import('../self_test.ts')).selfTest(world)
     if (argv[0] === 'complete') return await complete(argv.slice(1), world)
     const found = find(argv)
     if (found.kind === 'text') {
@@ -424,7 +429,8 @@ export function readArguments(page: Page, argv: readonly string[]): Given | 'hel
   for (const { name, short, value, many, rest } of page.flags) {
     if (rest) continue
     const letter = short === undefined ? '' : `-${short}, `
-    const option = new Option(`${letter}--${name}${value === undefined ? '' : ' <value>'}`)
+    const words = value === undefined ? '' : value.startsWith('[') ? ' [value]' : ' <value>'
+    const option = new Option(`${letter}--${name}${words}`)
     if (many) option.argParser((one: string, before: string[] = []) => [...before, one])
     parser.addOption(option)
   }

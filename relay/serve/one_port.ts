@@ -5,6 +5,7 @@
 import type { Timer } from '../../core/clock.ts'
 import type { Conn, Listener } from '../../core/socket.ts'
 import { relayGateway } from '../backends.ts'
+import { BehindProxy } from '../behind_proxy.ts'
 import { errorFields } from '../log.ts'
 import type { PublicPortsNet } from '../public_ports.ts'
 import { Relay } from '../relay.ts'
@@ -82,9 +83,17 @@ export async function openPort(
     if (generations.length > GENERATIONS_MAX) await generations.shift()!()
     return true
   }
+  const { behindProxy } = settings
+  const proxied = behindProxy && new BehindProxy({
+    clock,
+    trusted: behindProxy,
+    accept: (conn) => relay.ingress.accept(conn),
+    refused: (reason, fields) => relay.turnedAway(reason, fields),
+  })
+  const accept = (conn: Conn): void => (proxied ?? relay.ingress).accept(conn)
   let listener: Listener
   try {
-    listener = await listen(settings, (conn) => relay.ingress.accept(conn))
+    listener = await listen(settings, accept)
   } catch (error) {
     await stopInside()
     throw error
@@ -96,6 +105,7 @@ export async function openPort(
     renew,
     stop: async () => {
       renewal.cancel()
+      proxied?.close()
       await relay.close()
       await inside.emptied(clock, GOODBYE_MS_MAX)
       await listener.close()

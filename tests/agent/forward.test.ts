@@ -16,14 +16,14 @@ import { fromHex, hex } from '../../core/bytes.ts'
 import { TunnelError } from '../../core/errors.ts'
 import {
   openUpstream,
-  parseAddress,
   parseUpstream,
-  proxyHeader,
   speaksH2,
   unavailablePage,
   upstreamAuthority,
   upstreamTarget,
 } from '../../agent/forward.ts'
+import { parseAddress } from '../../core/address.ts'
+import { proxyHeader } from '../../core/proxy_protocol.ts'
 import { Collector, serverIdentity, testWorld } from '../support/agent_world.ts'
 import type { TestWorld } from '../support/agent_world.ts'
 import { rejection } from '../support/rejection.ts'
