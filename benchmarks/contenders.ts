@@ -178,6 +178,54 @@ ${servers.join('\n')}
   }
 }
 
+/** Likewise a pair, whose second nginx does what an agent does: it ends TLS and asks the plain upstream. */
+const nginxTlsHop: Contender = {
+  name: 'nginx ssl_preread + ssl hop',
+  kind: 'hop',
+  missing: missingPrograms('nginx'),
+  version: versionOf('nginx', '-v'),
+  async start(lab, upstreams) {
+    const module = 'load_module /usr/lib/nginx/modules/ngx_stream_module.so;'
+    const [port, inner] = [await lab.freePort(), await lab.freePort()]
+    const { cert, key } = upstreams.certificate
+    const agent = await startNginx(lab, {
+      name: 'nginx-ssl-hop',
+      port: inner,
+      config: `${module}
+${nginxBase(lab, 'nginx-ssl-hop')}
+stream {
+  server {
+    listen 127.0.0.1:${inner} ssl backlog=4096; tcp_nodelay on;
+    ssl_certificate ${cert}; ssl_certificate_key ${key};
+    ssl_protocols TLSv1.3; ssl_session_tickets off; ssl_session_cache off;
+    proxy_pass 127.0.0.1:${upstreams.http};
+  }
+}
+`,
+    })
+    const relay = await startNginx(lab, {
+      name: 'nginx-preread-hop',
+      port,
+      config: `${module}
+${nginxBase(lab, 'nginx-preread-hop')}
+stream {
+  map $ssl_preread_server_name $upstream { localhost 127.0.0.1:${inner}; }
+  server { listen 127.0.0.1:${port} backlog=4096; tcp_nodelay on; ssl_preread on; proxy_pass $upstream; }
+}
+`,
+    })
+    return {
+      https: { port, name: 'localhost' },
+      relays: () => [relay.pid],
+      agents: () => [agent.pid],
+      stop: async () => {
+        await relay.stop()
+        await agent.stop()
+      },
+    }
+  },
+}
+
 /** A relay and an agent by two command lines; the agent can be ended and started again. */
 async function twoHops(lab: Lab, options: {
   name: string
@@ -387,6 +435,7 @@ export const rivals: Contender[] = [
   haproxy,
   nginxStream({ preread: false }),
   nginxStream({ preread: true }),
+  nginxTlsHop,
   ssh,
   rathole('tcp'),
   rathole('tls'),

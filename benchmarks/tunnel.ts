@@ -307,6 +307,7 @@ export async function tunnel(options: BenchOptions): Promise<void> {
     `Each run of a timed race took ${ms} ms.`,
     'stream, new connections, new TLS, first byte: own load on Bun sockets, bytes checked on arrival; ' +
       'requests: wrk, keep-alive, 64-byte body; download: curl, hash checked before the race, length in each round.',
+    'The pair "nginx ssl_preread" answers by itself; "nginx ssl_preread + ssl hop" asks an upstream, as an agent does.',
     'nginx ssl_preread counts both of its processes; its "agent" is the nginx that ends TLS. TCP contenders ' +
       "carry the visitor's TLS to that same nginx.",
     'bore, sotto raw and sotto websocket run an agent process for each of three ports: their agent memory is of three.',
