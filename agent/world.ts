@@ -40,6 +40,8 @@ export interface World {
   readonly pid: number
 }
 
+  /** The folder that the program was started in, absolute. */
+  readonly directory: string
 /** The system that this program runs on, and whoever started it as a service. */
 export interface System {
   readonly platform: 'linux' | 'darwin' | 'windows' | 'other'

@@ -45,6 +45,7 @@ export async function libraryWorld(
   }
 }
 
+    directory: process.cwd(),
 function unsupported(): never {
   throw new TunnelError('host/unsupported', 'Cannot do that: the library carries sessions alone', {
     hint: 'Tunnels are run by the command "sotto".',

@@ -37,6 +37,7 @@ export function hostWorld(options: { signal?: AbortSignal } = {}): World {
     home: os.homedir(),
     pid: process.pid,
   }
+    directory: process.cwd(),
 }
 
 function userName(): string {
