@@ -17,6 +17,7 @@ import type { Given, Page } from '../cli/page.ts'
 import { Screen } from '../cli/screen.ts'
 import type { Fact } from '../cli/screen.ts'
 import { Profile } from '../profile.ts'
+import { keepAlive, tellReady } from '../service_notice.ts'
 import { VERSION } from '../version.ts'
 import type { StopReason, World } from '../world.ts'
 
@@ -79,6 +80,7 @@ async function run({ flags, json }: RelayOptions, world: World): Promise<number>
     dataDirectory: given.dataDirectory || `${profile.stateDir}/relay`,
   }
   const running = await startRelay(settings, (line) => terminal.stderr.write(`${line}\n`))
+  const live = keepAlive(world)
   try {
     const origin = `https://${settings.domain}${running.port === 443 ? '' : `:${running.port}`}`
     screen.show('listening', [
@@ -103,6 +105,7 @@ async function run({ flags, json }: RelayOptions, world: World): Promise<number>
       },
       ...await firstKeys(world, { running, profile, origin }),
     ])
+    await tellReady(world, `listens on port ${running.port} as ${settings.domain}`)
     await new Promise<void>((resolve) => {
       if (signal.aborted) resolve()
       else signal.addEventListener('abort', () => resolve(), { once: true })
@@ -116,6 +119,7 @@ async function run({ flags, json }: RelayOptions, world: World): Promise<number>
     throw asTunnelError(error, 'relay/fault')
   }
   await running.drain()
+  live()
   screen.event('stopped', {})
   return exitCode(signal.reason as StopReason)
 }
@@ -145,6 +149,16 @@ async function firstKeys(
   if (adminKey === undefined) return []
   const scope = scopeOf(world.username)
   const { secret } = await running.credentials.create({ kind: 'key', scope, label: 'first start' })
+  // What a service prints is kept in a journal that others may read.
+  if (world.env['JOURNAL_STREAM'] && world.env['INVOCATION_ID']) {
+    await profile.change({ relay: origin, apiKey: secret, adminKey })
+    await profile.knownRelays().trust(new URL(origin).host, formatKey(running.identity))
+    return [{
+      name: 'kept',
+      value: profile.settingsPath,
+      line: `the admin key and an API key are kept in ${profile.settingsPath}`,
+    }]
+  }
   const facts: Fact[] = [
     { name: 'adminKey', value: adminKey, line: `\nadmin key  ${adminKey}` },
     { name: 'apiKey', value: secret, line: `API key    ${secret}` },
