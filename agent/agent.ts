@@ -21,6 +21,9 @@ import { BulkPool } from './bulk.ts'
 import type { Offer } from './bulk.ts'
 import { SharedBulk } from './shared_bulk.ts'
 import type { LinkPorts } from './link.ts'
+import { isLoopback } from './loopback.ts'
+import { connectOut, connectTlsOut, openLinkOut } from './outward.ts'
+import { proxyFor } from './proxy.ts'
 import type { Tunnel } from './tunnel.ts'
 import { Uplink } from './uplink.ts'
 import type { Up, UplinkState } from './uplink.ts'
@@ -80,7 +83,7 @@ export class Agent {
       crypto: world.crypto,
       open: options.open ?? (async (url) => {
         const { trust = 'ca' } = options
-        const { socket, certificate } = await world.link.open(url, { trust })
+        const { socket, certificate } = await openLinkOut(world, url, { trust })
         return { socket, certificate, trusted: trust === 'ca' }
       }),
       admitted: (up) => this.#admitted(up),
@@ -197,16 +200,18 @@ export class Agent {
 
   /** Verified traffic is TLS already; what is clear gets TLS to the relay, unless it is this machine. */
   async #connect(up: Up, kind: TicketClass): Promise<Conn> {
-    const { net, tls, crypto } = this.#world
+    const { crypto } = this.#world
     const { relay } = this.#options
     const host = relay.hostname.replace(/^\[|\]$/g, '')
     const port = Number(relay.port) || 443
-    if (isLoopback(host)) return await this.#connectNear({ host, port })
     const target = { host, port }
-    if (kind === 'verified') return await net.connect(target)
+    if (isLoopback(host)) {
+      const isProxied = proxyFor(this.#world.env, { ...target, secure: true }) !== undefined
+      return await (isProxied ? connectOut(this.#world, target) : this.#connectNear(target))
+    }
+    if (kind === 'verified') return await connectOut(this.#world, target)
     const { certificate } = up
-    return await tls.connect({
-      target,
+    return await connectTlsOut(this.#world, target, {
       servername: host,
       alpn: ['sotto-bulk/1'],
       ...(certificate
@@ -359,10 +364,4 @@ function covers(
 
 function unique(list: Uint8Array[]): Uint8Array[] {
   return list.filter((one, i) => list.findIndex((other) => equal(one, other)) === i)
-}
-
-/** True for addresses and names that never leave this machine. */
-export function isLoopback(host: string): boolean {
-  return host === 'localhost' || host.endsWith('.localhost') || host === '::1' ||
-    /^127\./.test(host)
 }

@@ -11,6 +11,7 @@ import type { Conn } from '../core/socket.ts'
 import { fromBase64 } from './agent.ts'
 import type { KnownPassports } from './known_agents.ts'
 import type { LinkPorts } from './link.ts'
+import { connectDuplexOut } from './outward.ts'
 import { readStatements } from './peers.ts'
 import type { Candidate } from './trust.ts'
 import type { Up, Uplink } from './uplink.ts'
@@ -147,7 +148,7 @@ export class Dialler {
     const { world, link } = this.#ports
     if (up.welcome.can.includes('passthrough')) {
       const host = link.relay.hostname.replace(/^\[|\]$/g, '')
-      return await world.net.connectDuplex({ host, port: Number(link.relay.port) || 443 })
+      return await connectDuplexOut(world, { host, port: Number(link.relay.port) || 443 })
     }
     return await this.#visits.open(parseKey(served[0]!.key), {
       kind: 'connect',

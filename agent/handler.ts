@@ -4,7 +4,7 @@
  */
 import { failure } from './a2a.ts'
 import type { Incoming, MessageResult } from './a2a.ts'
-import { isLoopback } from './agent.ts'
+import { isLoopback } from './loopback.ts'
 import type { Outcome } from './inbox.ts'
 import type { Peer } from './peers.ts'
 import type { HeaderList, HttpBody, HttpPort, HttpSending, Target } from './world.ts'

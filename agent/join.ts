@@ -11,8 +11,9 @@ import { fingerprint, parseFingerprint, parseKey } from '../core/key.ts'
 import type { Identity } from '../core/key.ts'
 import { parseLabels } from '../core/labels.ts'
 import type { Labels } from '../core/labels.ts'
-import { isLoopback } from './agent.ts'
 import type { OpenedSocket } from './link.ts'
+import { isLoopback } from './loopback.ts'
+import { environmentCa, openLinkOut, readCa } from './outward.ts'
 import { Profile } from './profile.ts'
 import { VERSION } from './version.ts'
 import type { World } from './world.ts'
@@ -21,6 +22,8 @@ import type { World } from './world.ts'
 export interface RelayChoice {
   relay: string | undefined
   fingerprint: string | undefined
+  /** A PEM file of certificates to trust in place of those that come with the program. */
+  ca?: string | undefined
   /** `NAME=VALUE` each. */
   labels?: readonly string[]
 }
@@ -71,7 +74,7 @@ export function hostOf(url: URL): string {
   return url.hostname.replace(/^\[|\]$/g, '')
 }
 
-/** Throws `relay/none`, `relay/credential`, and what the profile throws. */
+/** Throws `relay/none`, `relay/credential`, `ca/file`, and what the profile throws. */
 export async function join(
   world: World,
   choice: RelayChoice,
@@ -103,7 +106,7 @@ export async function join(
     pin: await relays.pinOf(relay.host, {
       ...(demanded === undefined ? { first: firstUse } : { fingerprint: demanded }),
     }),
-    open: opener(world, { relay, pinned }),
+    open: opener(world, { relay, pinned, ca: await authorities(world, choice) }),
   }
 }
 
@@ -159,23 +162,41 @@ export function credentialOf(secret: string | undefined): Credential {
   )
 }
 
+interface Authorities {
+  certificates: string[]
+  /** Named by the person, for this relay: then they are asked for one on this machine as well. */
+  isChosen: boolean
+}
+
+/** Whom to trust in place of the CAs that come with the program. Throws `ca/file`. */
+async function authorities(
+  world: Pick<World, 'env' | 'files'>,
+  { ca }: RelayChoice,
+): Promise<Authorities | undefined> {
+  if (ca !== undefined) return { certificates: await readCa(world, ca, '--ca'), isChosen: true }
+  const certificates = await environmentCa(world)
+  return certificates && { certificates, isChosen: false }
+}
+
 /**
  * A CA that vouches for the certificate is always enough. Without one the relay's own identity must:
  * it is pinned, or it is on this machine, where nobody stands in between.
  */
 function opener(
-  world: Pick<World, 'link'>,
-  { relay, pinned }: { relay: URL; pinned: boolean },
+  world: World,
+  { relay, pinned, ca }: { relay: URL; pinned: boolean; ca: Authorities | undefined },
 ): (url: string) => Promise<OpenedSocket> {
-  const local = isLoopback(hostOf(relay))
+  const asksCa = !isLoopback(hostOf(relay)) ||
+    (ca?.isChosen === true && relay.protocol === 'https:')
+  const trusted = ca ? { ca: ca.certificates } : {}
   return async (url) => {
-    if (!local) {
+    if (asksCa) {
       try {
-        return { ...await world.link.open(url, { trust: 'ca' }), trusted: true }
+        return { ...await openLinkOut(world, url, { trust: 'ca', ...trusted }), trusted: true }
       } catch (error) {
         if (!pinned || !isTunnelError(error, 'link/untrusted')) throw error
       }
     }
-    return { ...await world.link.open(url, { trust: 'admission' }), trusted: false }
+    return { ...await openLinkOut(world, url, { trust: 'admission' }), trusted: false }
   }
 }

@@ -12,6 +12,7 @@ import { formatKey } from '../core/key.ts'
 import type { Conn } from '../core/socket.ts'
 import { hostOf } from './join.ts'
 import type { Joining } from './join.ts'
+import { connectClearOut, connectTlsOut } from './outward.ts'
 import type { World } from './world.ts'
 
 /** One exchange, from the connection to its end. */
@@ -77,6 +78,11 @@ export class RelayApi {
     return answer.body
   }
 
+  /** A connection on which the relay has shown by its identity who it is; nothing is sent yet. */
+  async openProven(): Promise<Conn> {
+    return await this.#connect(true)
+  }
+
   async #exchange(method: Method, path: string, body?: unknown): Promise<Answer> {
     const { relay } = this.#joining
     const content = body === undefined ? EMPTY : utf8(JSON.stringify(body))
@@ -116,17 +122,14 @@ export class RelayApi {
     return parseResponse(received, relay.host)
   }
 
-  async #connect(): Promise<Conn> {
+  async #connect(proven = this.#secret !== undefined): Promise<Conn> {
     const { relay } = this.#joining
     const host = hostOf(relay)
     const secure = relay.protocol === 'https:'
     const target = { host, port: Number(relay.port) || (secure ? 443 : 80) }
-    if (!secure) return await this.#world.net.connect(target)
-    const verify = this.#secret === undefined
-      ? (): void => {}
-      : await (this.#proof ??= this.#prove())
-    return await this.#world.tls.connect({
-      target,
+    if (!secure) return await connectClearOut(this.#world, target)
+    const verify = proven ? await (this.#proof ??= this.#prove()) : (): void => {}
+    return await connectTlsOut(this.#world, target, {
       servername: host,
       alpn: ['http/1.1'],
       verify,

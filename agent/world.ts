@@ -10,6 +10,7 @@ import type { Crypto } from '../core/crypto.ts'
 import type { DuplexShape } from '../core/duplex_conn.ts'
 import type { TunnelError } from '../core/errors.ts'
 import type { Conn, Listener, Socket } from '../core/socket.ts'
+import type { OwnProgram } from './own_program.ts'
 
 export interface World {
   readonly env: Readonly<Record<string, string | undefined>>
@@ -23,6 +24,8 @@ export interface World {
   readonly link: LinkPort
   readonly http: HttpPort
   readonly programs: Programs
+  /** This program as a file, for `sotto update`. */
+  readonly own: OwnProgram
   readonly system: System
   readonly probes: Probes
   /** Fires once, when the person or the system asks the program to stop; the reason is a `StopReason`. */
@@ -37,11 +40,11 @@ export interface World {
   readonly username: string
   /** The person's home directory, absolute. */
   readonly home: string
+  /** The folder that the program was started in, absolute. */
+  readonly directory: string
   readonly pid: number
 }
 
-  /** The folder that the program was started in, absolute. */
-  readonly directory: string
 /** The system that this program runs on, and whoever started it as a service. */
 export interface System {
   readonly platform: 'linux' | 'darwin' | 'windows' | 'other'
@@ -149,8 +152,8 @@ export interface Files {
     path: string,
     options?: { bytesMax?: number; head?: boolean },
   ): Promise<Uint8Array | undefined>
-  /** Replaces the file in one step: mode 0600, directories on the way made with 0700, synced to disk. */
-  write(path: string, content: Uint8Array): Promise<void>
+  /** Replaces the file in one step: mode 0600 if no other is named, directories on the way made with 0700, synced to disk. */
+  write(path: string, content: Uint8Array, options?: { mode?: number }): Promise<void>
   /** Adds to the end; mode 0600 when it makes the file. */
   append(path: string, content: Uint8Array): Promise<void>
   /** A new file that grows at its end, mode 0600. Throws `files/append`, also when it is there already. */
@@ -248,6 +251,8 @@ export interface Net {
    * caller holds a lock. Throws `net/path` for a path that is too long for a socket, `net/denied`.
    */
   listenLocal(path: string, accepted: (conn: Conn) => void): Promise<Listener>
+  /** The addresses of a host, the preferred one first. Throws `net/unknown-host`. */
+  lookup(host: string): Promise<string[]>
   /** A UDP socket connected to one far end. */
   udp(target: { readonly host: string; readonly port: number }): Promise<Datagrams>
 }
@@ -373,6 +378,8 @@ export interface LinkOptions {
   readonly headers?: Readonly<Record<string, string>>
   /** Until the upgrade is answered; default 10 s. */
   readonly timeoutMs?: number
+  /** Opens what the link goes over in place of a connection of its own, such as a proxy's tunnel. */
+  readonly carrier?: (timeoutMs: number) => Promise<Conn>
 }
 
 export interface OpenLink {

@@ -89,6 +89,12 @@ export const RELAY_FLAGS: readonly Flag[] = [
     without: 'pinned on first use',
     help: "The relay's identity; with it a self-signed certificate will do.",
   },
+  {
+    name: 'ca',
+    value: 'PATH',
+    without: 'SSL_CERT_FILE, else the CAs that come with sotto',
+    help: "PEM file: CAs to trust for the relay's certificate, in place of all others.",
+  },
 ]
 
 export const JSON_FLAG: Flag = {

@@ -62,7 +62,11 @@ export function readTunnel(given: Given): TunnelChoice {
 }
 
 export function readChoice(given: Given): RelayChoice {
-  return { relay: textOf(given, 'relay'), fingerprint: textOf(given, 'relay-fingerprint') }
+  return {
+    relay: textOf(given, 'relay'),
+    fingerprint: textOf(given, 'relay-fingerprint'),
+    ca: textOf(given, 'ca'),
+  }
 }
 
 /** With `--label`, for commands that hold a link. */

@@ -23,6 +23,7 @@ import type { Conn } from '../../core/socket.ts'
 import type { Target } from '../world.ts'
 import { connect } from './tcp.ts'
 
+const IS_BUN = process.versions['bun'] !== undefined
 const TOKEN_BYTES = 16
 /** An end that has not proven itself by then is dropped. */
 const TOKEN_MS = 2_000
@@ -33,7 +34,8 @@ const UNPROVEN_MAX = 256
 export function carrierOf(conn: Conn): net.Socket | Promise<net.Socket> {
   if (conn instanceof DuplexConn) {
     const raw: unknown = conn.raw
-    if (raw instanceof net.Socket && !(raw instanceof TLSSocket)) {
+    // TLS within TLS works on Node alone.
+    if (raw instanceof net.Socket && (!IS_BUN || !(raw instanceof TLSSocket))) {
       raw.pause()
       conn.detach()
       return raw

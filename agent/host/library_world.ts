@@ -10,6 +10,7 @@ import type { HttpPort, LinkPort, Net, Probes, Terminal, Tls, World } from '../w
 import { hostFiles } from './files.ts'
 import { hostClock } from './process.ts'
 import { hostSystem } from './notify.ts'
+import { ownProgram } from './own_program.ts'
 import { hostPrograms } from './programs.ts'
 
 /** `env` stands in for the process's own variables where a name is in it. */
@@ -21,18 +22,21 @@ export async function libraryWorld(
     ? (await import('./websocket.ts')).hostLink
     : (await import('./node_websocket.ts')).nodeLink
   const { hostTls } = await import('./tls.ts')
+  // To a proxy, where the environment names one: stream sockets are the same on both runtimes.
+  const { connectDuplex, lookup } = await import('./tcp.ts')
   return {
     env: { ...process.env, ...env },
     clock: hostClock,
     later: (run) => void setImmediate(run),
     crypto: fastCrypto(nodeCrypto),
     files: hostFiles,
-    net: NO_NET,
-    // Certificates in place of API keys are read; nothing else of TLS is wanted here.
-    tls: { ...NO_TLS, inspect: hostTls.inspect, signer: hostTls.signer },
+    net: { ...NO_NET, connectDuplex, lookup },
+    // Certificates in place of API keys are read, proxies may speak TLS; nothing else is wanted here.
+    tls: { ...NO_TLS, connect: hostTls.connect, inspect: hostTls.inspect, signer: hostTls.signer },
     link,
     http: NO_HTTP,
     programs: hostPrograms,
+    own: ownProgram({ path: undefined, target: undefined, releaseKeys: [] }),
     system: { ...hostSystem, notify: () => Promise.resolve(false) },
     probes: NO_PROBES,
     signal: new AbortController().signal,
@@ -41,11 +45,11 @@ export async function libraryWorld(
     hostname: os.hostname(),
     username: '',
     home: os.homedir(),
+    directory: process.cwd(),
     pid: process.pid,
   }
 }
 
-    directory: process.cwd(),
 function unsupported(): never {
   throw new TunnelError('host/unsupported', 'Cannot do that: the library carries sessions alone', {
     hint: 'Tunnels are run by the command "sotto".',
@@ -57,6 +61,7 @@ const NO_NET: Net = {
   connectDuplex: unsupported,
   listen: unsupported,
   listenLocal: unsupported,
+  lookup: unsupported,
   udp: unsupported,
 }
 

@@ -9,6 +9,7 @@ import { TunnelError } from '../../core/errors.ts'
 import { FRAME_BYTES_MAX } from '../../core/frame.ts'
 import type { Sent, Socket, SocketHandler } from '../../core/socket.ts'
 import type { LinkOptions, LinkPort, OpenLink } from '../world.ts'
+import { openOver } from './conn_websocket.ts'
 import { bareHost, connectError, describeTarget } from './tcp.ts'
 import { sha256 } from './tls.ts'
 
@@ -26,6 +27,7 @@ const CLOSE_PROTOCOL = 4400
 export const nodeLink: LinkPort = { open }
 
 function open(url: string, options: LinkOptions): Promise<OpenLink> {
+  if (options.carrier) return openOver(url, options)
   const { protocol, hostname, port } = new URL(url)
   const secure = protocol === 'wss:'
   const target = { host: bareHost(hostname), port: Number(port) || (secure ? 443 : 80) }

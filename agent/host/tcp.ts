@@ -3,6 +3,7 @@
  * `connectDuplex` uses a stream socket, since only those can carry a `TLSSocket`.
  */
 import { chmod, lstat, mkdir, rm } from 'node:fs/promises'
+import * as dns from 'node:dns/promises'
 import * as net from 'node:net'
 import { dirname } from 'node:path'
 import { DuplexConn } from '../../core/duplex_conn.ts'
@@ -91,6 +92,19 @@ export function connectDuplex(target: Target & { timeoutMs?: number }): Promise<
     socket.once('connect', opened)
     socket.on('error', fail)
   })
+}
+
+/** `Net.lookup`. */
+export async function lookup(host: string): Promise<string[]> {
+  try {
+    return (await dns.lookup(bareHost(host), { all: true })).map(({ address }) => address)
+  } catch (cause) {
+    throw new TunnelError(
+      'net/unknown-host',
+      `Cannot find ${bareHost(host)}: there is no host of that name`,
+      { cause },
+    )
+  }
 }
 
 /** `Net.listen`. */

@@ -8,6 +8,7 @@ import { TunnelError } from '../../core/errors.ts'
 import { FRAME_BYTES_MAX } from '../../core/frame.ts'
 import type { Sent, Socket, SocketHandler } from '../../core/socket.ts'
 import type { LinkOptions, LinkPort, OpenLink, Target } from '../world.ts'
+import { openOver } from './conn_websocket.ts'
 import { bareHost, connectError, describeTarget } from './tcp.ts'
 import { hostTls, sha256 } from './tls.ts'
 
@@ -43,6 +44,7 @@ const seen = new Map<string, string>()
 const SEEN_MAX = 64
 
 async function open(url: string, options: LinkOptions): Promise<OpenLink> {
+  if (options.carrier) return await openOver(url, options)
   const { protocol, hostname, port } = new URL(url)
   const secure = protocol === 'wss:'
   const target = { host: bareHost(hostname), port: Number(port) || (secure ? 443 : 80) }

@@ -5,11 +5,12 @@ import { fastCrypto } from '../../core/crypto.ts'
 import type { World } from '../world.ts'
 import { hostFiles } from './files.ts'
 import { hostHttp } from './http.ts'
+import { hostOwnProgram } from './own_program.ts'
 import { hostClock, hostTerminal, onHangup, stopSignal } from './process.ts'
 import { hostProbes } from './probes.ts'
 import { hostPrograms } from './programs.ts'
 import { hostSystem } from './notify.ts'
-import { connect, connectDuplex, listen, listenLocal } from './tcp.ts'
+import { connect, connectDuplex, listen, listenLocal, lookup } from './tcp.ts'
 import { hostTls } from './tls.ts'
 import { openUdp } from './udp.ts'
 import { hostLink } from './websocket.ts'
@@ -22,11 +23,12 @@ export function hostWorld(options: { signal?: AbortSignal } = {}): World {
     later: (run) => void setImmediate(run),
     crypto: fastCrypto(nodeCrypto),
     files: hostFiles,
-    net: { connect, connectDuplex, listen, listenLocal, udp: openUdp },
+    net: { connect, connectDuplex, listen, listenLocal, lookup, udp: openUdp },
     tls: hostTls,
     link: hostLink,
     http: hostHttp,
     programs: hostPrograms,
+    own: hostOwnProgram(),
     system: hostSystem,
     probes: hostProbes,
     signal: options.signal ?? stopSignal(),
@@ -35,9 +37,9 @@ export function hostWorld(options: { signal?: AbortSignal } = {}): World {
     hostname: os.hostname(),
     username: userName(),
     home: os.homedir(),
+    directory: process.cwd(),
     pid: process.pid,
   }
-    directory: process.cwd(),
 }
 
 function userName(): string {
