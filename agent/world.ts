@@ -5,6 +5,7 @@
  * Rules of `core/socket.ts` hold for every connection: events start on the turn after `handle()`,
  * `write` never throws, received arrays belong to the receiver.
  */
+import type { AcmePort } from './acme_port.ts'
 import type { Clock } from '../core/clock.ts'
 import type { Crypto } from '../core/crypto.ts'
 import type { DuplexShape } from '../core/duplex_conn.ts'
@@ -24,6 +25,7 @@ export interface World {
   readonly link: LinkPort
   readonly http: HttpPort
   readonly programs: Programs
+  readonly acme: AcmePort
   /** This program as a file, for `sotto update`. */
   readonly own: OwnProgram
   readonly system: System

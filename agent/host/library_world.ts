@@ -6,6 +6,7 @@ import * as nodeCrypto from 'node:crypto'
 import * as os from 'node:os'
 import { fastCrypto } from '../../core/crypto.ts'
 import { TunnelError } from '../../core/errors.ts'
+import type { AcmePort } from '../acme_port.ts'
 import type { HttpPort, LinkPort, Net, Probes, Terminal, Tls, World } from '../world.ts'
 import { hostFiles } from './files.ts'
 import { hostClock } from './process.ts'
@@ -36,6 +37,7 @@ export async function libraryWorld(
     link,
     http: NO_HTTP,
     programs: hostPrograms,
+    acme: NO_ACME,
     own: ownProgram({ path: undefined, target: undefined, releaseKeys: [] }),
     system: { ...hostSystem, notify: () => Promise.resolve(false) },
     probes: NO_PROBES,
@@ -81,6 +83,8 @@ const NO_TLS: Tls = {
   signer: unsupported,
   peerCertificate: unsupported,
 }
+
+const NO_ACME: AcmePort = { obtain: unsupported, renewalInfo: unsupported }
 
 const NO_HTTP: HttpPort = { server: unsupported, request: unsupported }
 

@@ -3,6 +3,7 @@ import * as nodeCrypto from 'node:crypto'
 import * as os from 'node:os'
 import { fastCrypto } from '../../core/crypto.ts'
 import type { World } from '../world.ts'
+import { hostAcme } from './acme.ts'
 import { hostFiles } from './files.ts'
 import { hostHttp } from './http.ts'
 import { hostOwnProgram } from './own_program.ts'
@@ -28,6 +29,7 @@ export function hostWorld(options: { signal?: AbortSignal } = {}): World {
     link: hostLink,
     http: hostHttp,
     programs: hostPrograms,
+    acme: hostAcme,
     own: hostOwnProgram(),
     system: hostSystem,
     probes: hostProbes,
