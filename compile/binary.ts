@@ -61,6 +61,7 @@ export function buildBinary(options: BinaryOptions): Metafile {
       `--target=bun-${target}`,
       `--compile-executable-path=${runtime}`,
       `--define=SOTTO_RELEASE_KEYS=${JSON.stringify(releaseKeys.join(' '))}`,
+      `--define=SOTTO_TARGET=${JSON.stringify(target)}`,
       `--metafile=${metafile}`,
       `--outfile=${join(folder, name)}`,
       'compile/entry.ts',

@@ -253,6 +253,27 @@ const VERBS: Readonly<Record<string, Verb>> = {
     summary: 'bring this program up to date',
     load: async () => (await import('../commands/update.ts')).update,
   },
+  service: {
+    summary: 'have the agent or a relay run always',
+    verbs: {
+      install: {
+        summary: 'install a service, and start it',
+        load: async () => (await import('../commands/service.ts')).service.install,
+      },
+      uninstall: {
+        summary: 'stop a service and remove it',
+        load: async () => (await import('../commands/service.ts')).service.uninstall,
+      },
+      status: {
+        summary: 'show how a service is',
+        load: async () => (await import('../commands/service.ts')).service.status,
+      },
+      logs: {
+        summary: 'show what a service has printed',
+        load: async () => (await import('../commands/service.ts')).service.logs,
+      },
+    },
+  },
   completions: {
     summary: 'print what a shell loads to complete command lines',
     load: async () => (await import('../commands/completions.ts')).completions,

@@ -15,6 +15,7 @@ const load = {
   connection: async () => (await import('./connection.ts')).CONNECTION,
   relay: async () => (await import('./relay.ts')).RELAY,
   web: async () => (await import('./web.ts')).WEB,
+  update: async () => (await import('./update.ts')).UPDATE,
   wire: async () => (await import('./wire.ts')).WIRE,
   session: async () => (await import('./session.ts')).SESSION,
 } satisfies Readonly<Record<string, () => Promise<ErrorTable>>>
@@ -61,7 +62,7 @@ function wrapped(words: string): string[] {
 }
 
 /** Letters to add, to leave out or to change (Levenshtein). */
-function distance(a: string, b: string): number {
+export function distance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, i) => i)
   for (let i = 1; i <= a.length; i++) {
     const next = [i]
