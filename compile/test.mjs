@@ -1,7 +1,7 @@
 // `npm test` on a fresh machine: installs what is missing, then runs every suite. Plain JavaScript,
 // since Node 20 runs it before anything is installed.
 import { spawnSync } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { existsSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { ensureInstalled, ROOT } from './setup.mjs'
 
@@ -22,7 +22,12 @@ const PACKAGES = {
   'qemu-aarch64-static': 'qemu-user-static',
   pip3: 'python3-pip',
   unzip: 'unzip',
+  promtool: 'prometheus',
 }
+
+/** Asked by Debian's packages before they start what they install: the suites start their own. */
+const POLICY = '/usr/sbin/policy-rc.d'
+const POLICY_TEXT = '#!/bin/sh\nexit 101\n'
 
 function has(program) {
   return ['', '/usr/sbin/', '/sbin/'].some((folder) =>
@@ -50,9 +55,15 @@ function installPackages() {
   const install = () =>
     spawnSync('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...names], quiet)
       .status === 0
-  if (existsSync('/var/lib/apt/lists') && install()) return
-  spawnSync('apt-get', ['update', '-qq'], quiet)
-  if (!install()) console.log('apt-get could not install all of them')
+  const own = !existsSync(POLICY)
+  if (own) writeFileSync(POLICY, POLICY_TEXT, { mode: 0o755 })
+  try {
+    if (existsSync('/var/lib/apt/lists') && install()) return
+    spawnSync('apt-get', ['update', '-qq'], quiet)
+    if (!install()) console.log('apt-get could not install all of them')
+  } finally {
+    if (own) rmSync(POLICY)
+  }
 }
 
 ensureInstalled()
