@@ -35,6 +35,8 @@ export { fromBase64, toBase64 }
 const PASSPORT_MS = 30 * 86_400_000
 /** Two processes of one identity may publish at the same moment; one of them tries again. */
 const PUBLISH_ATTEMPTS_MAX = 5
+/** Names claimed before the answers of others are there; a relay takes 64 requests at once. */
+const CLAIMS_MAX = 16
 /** Suites of sessions, best first; docs/protocol.md §10. */
 export const SESSION_SUITES = [
   'Noise_IKhfs_25519+MLKEM768_AESGCM_SHA256',
@@ -58,6 +60,10 @@ export interface AgentOptions extends Omit<LinkPorts, 'open' | 'clock' | 'crypto
   statements?: () => Promise<Uint8Array[]>
   onState?(state: UplinkState): void
   onNotice?(notice: { code: string; message: string }): void
+  /** The relay took a tunnel's name. */
+  onClaimed?(tunnel: Tunnel): void
+  /** It refused one; with this, what it refuses ends no link. */
+  onRefused?(tunnel: Tunnel, error: TunnelError): void
 }
 
 export class Agent {
@@ -65,9 +71,13 @@ export class Agent {
   readonly #world: World
   readonly #options: AgentOptions
   readonly #tunnels = new Map<string, Tunnel>()
+  /** Without a name any more: those who came still are there. */
+  readonly #leaving = new Set<Tunnel>()
   /** Names of this agent that are no tunnels: peers open sessions to them. */
   readonly #announced = new Set<string>()
   #pools: BulkPool[] = []
+  /** Tickets of one link are numbered, whichever pool they are of. */
+  #counter: { up: Up; count: () => number } | undefined
   #shared: SharedBulk | undefined
   #passport: { fields: Passport; bytes: Uint8Array } | undefined
   #loopback = '127.0.0.1'
@@ -90,7 +100,7 @@ export class Agent {
       onState: (state) => {
         if (state.kind !== 'up' && state.kind !== 'connecting') this.#closePools()
         if (state.kind === 'down' && state.silent) {
-          for (const tunnel of this.#tunnels.values()) tunnel.cutBulk()
+          for (const tunnel of [...this.#tunnels.values(), ...this.#leaving]) tunnel.cutBulk()
         }
         options.onState?.(state)
       },
@@ -107,8 +117,39 @@ export class Agent {
     return this.#pools.reduce((sum, pool) => sum + pool.idle, 0)
   }
 
+  /**
+   * New visitors of its name come to this tunnel, from the next claim on. One that had the name keeps
+   * the visitors that it has, until `forget`.
+   */
   add(tunnel: Tunnel): void {
+    const before = this.#tunnels.get(tunnel.options.name)
+    if (before && before !== tunnel) this.#leaving.add(before)
     this.#tunnels.set(tunnel.options.name, tunnel)
+  }
+
+  /** While the agent runs: adds it and claims its name, on this link if there is one, else on the next. */
+  async claim(tunnel: Tunnel): Promise<void> {
+    this.add(tunnel)
+    const { up } = this.uplink
+    if (!up) return
+    await this.#publish()
+    await this.#claim(tunnel)
+    if (this.uplink.up === up) this.#openPools(up)
+  }
+
+  /** Gives the name back. Whoever came before stays, until `forget`. */
+  async release(tunnel: Tunnel): Promise<void> {
+    const { name } = tunnel.options
+    if (this.#tunnels.get(name) !== tunnel) return
+    this.#tunnels.delete(name)
+    this.#leaving.add(tunnel)
+    if (this.uplink.up) await this.uplink.request({ do: 'release', name })
+  }
+
+  /** Ends a tunnel that has no name any more, and the visitors that it still has. */
+  forget(tunnel: Tunnel): void {
+    this.#leaving.delete(tunnel)
+    tunnel.close()
   }
 
   /** Claims a name for sessions, now and on each new link. Throws what the relay refuses with. */
@@ -137,7 +178,7 @@ export class Agent {
   close(): void {
     this.#closePools()
     this.uplink.close()
-    for (const tunnel of this.#tunnels.values()) tunnel.close()
+    for (const tunnel of [...this.#tunnels.values(), ...this.#leaving]) tunnel.close()
   }
 
   /** Certificates changed: the passport must say so. */
@@ -149,14 +190,27 @@ export class Agent {
     // The passport first: who may connect is asked of it as soon as the name leads here.
     await this.#publish()
     await this.#state()
-    for (const tunnel of this.#tunnels.values()) {
-      tunnel.claimed(await this.uplink.request(tunnel.claim()))
+    const tunnels = [...this.#tunnels.values()]
+    while (tunnels.length > 0) {
+      await Promise.all(tunnels.splice(0, CLAIMS_MAX).map((tunnel) => this.#claim(tunnel)))
     }
     for (const name of this.#announced) {
       await this.uplink.request({ do: 'claim', name, kind: 'agent' })
     }
     this.#closePools()
-    if (up.welcome.bulk > 0 && this.#options.bulkLinks !== false) this.#openPools(up)
+    this.#openPools(up)
+  }
+
+  async #claim(tunnel: Tunnel): Promise<void> {
+    const { onClaimed, onRefused } = this.#options
+    try {
+      tunnel.claimed(await this.uplink.request(tunnel.claim()))
+    } catch (error) {
+      // Without a link nothing was refused: all are claimed again on the next one.
+      if (!onRefused || !isTunnelError(error) || error.code.startsWith('uplink/')) throw error
+      return onRefused(tunnel, error)
+    }
+    onClaimed?.(tunnel)
   }
 
   /** Before any name leads here: whoever pinned a predecessor finds why it may follow. */
@@ -171,8 +225,14 @@ export class Agent {
     }
   }
 
+  /** What there is no pool for yet, on this link. */
   #openPools(up: Up): void {
-    let counter = 0
+    if (up.welcome.bulk === 0 || this.#options.bulkLinks === false) return
+    if (this.#counter?.up !== up) {
+      let counter = 0
+      this.#counter = { up, count: () => ++counter }
+    }
+    const { count } = this.#counter
     const classes = new Set<TicketClass>()
     for (const { options } of this.#tunnels.values()) {
       if (options.mode === 'verified') classes.add('verified')
@@ -184,14 +244,15 @@ export class Agent {
       connect: (kind: TicketClass) => this.#connect(up, kind),
       offered: (offer: Offer) => this.#offered(offer),
     }
-    const count = (): number => ++counter
     const shares = classes.has('clear') && up.welcome.can.includes('shared')
     for (const kind of classes) {
+      if (this.#pools.some((pool) => pool.kind === kind)) continue
       const grows = kind === 'verified' || !shares
-      this.#pools.push(new BulkPool(ports, { up, kind, count, grows }))
+      const pool = new BulkPool(ports, { up, kind, count, grows })
+      this.#pools.push(pool)
+      pool.start()
     }
-    for (const pool of this.#pools) pool.start()
-    if (!shares) return
+    if (!shares || this.#shared) return
     const { later } = this.#world
     const opened = (stream: Stream): void => this.#openedShared(stream)
     this.#shared = new SharedBulk({ ...ports, later, opened }, { up, count })
