@@ -22,6 +22,7 @@ import {
 import type { Api } from './api_answers.ts'
 import { blockRoutes, certificateRoutes } from './api_operator.ts'
 import { grantRoutes, peerRoutes } from './api_peers.ts'
+import { loginRoutes } from './device_api.ts'
 import * as shapes from './api_shapes.ts'
 import type { AppEnv, AppPorts } from './app.ts'
 import { authenticate, relayAnswer } from './app.ts'
@@ -68,6 +69,7 @@ export function createApi(ports: AppPorts): Api {
   nameRoutes(api, ports)
   peerRoutes(api, ports)
   grantRoutes(api, ports)
+  loginRoutes(api, ports)
   blockRoutes(api, ports)
   certificateRoutes(api, ports)
   refuseOtherMethods(api)
@@ -95,6 +97,7 @@ function document(version: string) {
       { name: 'names', description: 'Names that are reserved.' },
       { name: 'peers', description: 'Agents as other agents see them.' },
       { name: 'grants', description: 'Names that one scope shows to another.' },
+      { name: 'logins', description: 'Machines that ask to be let in.' },
       { name: 'blocks', description: 'The kill switch.' },
       { name: 'certificates', description: 'Client certificates that are revoked.' },
     ],

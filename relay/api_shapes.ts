@@ -7,6 +7,7 @@ import { z } from '@hono/zod-openapi'
 import { KEY_TEXT_LENGTH, NAME_LENGTH_MAX } from '../core/key.ts'
 import { SELECTOR_LENGTH_MAX } from '../core/selector.ts'
 import type { Block } from './blocks.ts'
+import type { Asking } from './device_desk.ts'
 import type { CredentialRecord } from './credentials.ts'
 import { LABEL_LENGTH_MAX, PATTERNS_MAX } from './credentials.ts'
 import { PATTERN_LENGTH_MAX } from '../core/glob.ts'
@@ -171,6 +172,32 @@ export const shownSchema = z.strictObject({
   since: timeSchema,
 }).openapi('NameGrant')
 
+export const loginCodeSchema = z.strictObject({
+  code: z.string().min(8).max(64).openapi({
+    description: 'The code that the machine shows, in any case.',
+    example: 'WDJB-MJHT',
+  }),
+}).openapi('LoginCode')
+export const approvalSchema = z.strictObject({
+  ...loginCodeSchema.shape,
+  scope: scopeSchema.optional().openapi({
+    description: 'Whose it is to be; without it a new one, or that of the API key that approves.',
+  }),
+  names: namePatternsSchema.optional(),
+  expiresAt: timeSchema.optional(),
+}).openapi('Approval')
+const loginShape = {
+  who: z.string().openapi({ description: "The machine's own word." }),
+  fingerprint: z.string(),
+  address: z.string(),
+  since: timeSchema,
+  expiresAt: timeSchema,
+}
+export const loginSchema = z.strictObject(loginShape).openapi('Login')
+export const approvedSchema = z.strictObject({ ...loginShape, scope: scopeSchema }).openapi(
+  'ApprovedLogin',
+)
+
 export const relaySchema = z.strictObject({
   key: keySchema,
   fingerprint: z.string(),
@@ -248,6 +275,12 @@ export function showCredential(record: CredentialRecord): z.output<typeof creden
     ...(expiresAt === undefined ? {} : { expiresAt: iso(expiresAt) }),
     ...(revokedAt === undefined ? {} : { revokedAt: iso(revokedAt) }),
   }
+}
+
+export function showLogin(
+  { at, expires, ...asking }: Asking,
+): z.output<typeof loginSchema> {
+  return { ...asking, since: iso(at), expiresAt: iso(expires) }
 }
 
 export function showName({ name, scope, reservedAt }: NameRecord): z.output<

@@ -13,6 +13,8 @@ import type { Crypto } from '../core/crypto.ts'
 import { fingerprint, formatKey, isName, parseKey } from '../core/key.ts'
 import { createApi } from './api.ts'
 import type { Credentials, Grant } from './credentials.ts'
+import type { LoginsPort } from './device_desk.ts'
+import { deviceRoutes } from './device_routes.ts'
 import { checkedGrant } from './failures.ts'
 import type { ReleaseFiles } from './downloads.ts'
 import type { Grants } from './grants.ts'
@@ -65,10 +67,19 @@ export interface AppPorts {
   log: Log
   store: Pick<Store, 'commit'>
   /** The relay's Ed25519 identity, 32 bytes. */
-  identity: { readonly public: Uint8Array }
+  identity: { readonly public: Uint8Array; readonly seed: Uint8Array }
+  /** Logins that wait for a person. */
+  logins: LoginsPort
   settings: Pick<
     Settings,
-    'domain' | 'secureDomain' | 'appsDomain' | 'names' | 'metrics' | 'releaseUrl' | 'releaseKeys'
+    | 'domain'
+    | 'secureDomain'
+    | 'appsDomain'
+    | 'names'
+    | 'metrics'
+    | 'releaseUrl'
+    | 'releaseKeys'
+    | 'openSignup'
   >
   /** Files of a release to hand out; absent: none. */
   files?: ReleaseFiles
@@ -175,6 +186,7 @@ export function createApp(ports: AppPorts): Hono<AppEnv> {
     }))
   app.get('/', (c) => c.html(indexPage(indexFacts(ports, c.req.header('user-agent') ?? ''))))
   installRoutes(app, ports)
+  deviceRoutes(app, ports)
   app.get('/v1/relay', (c) => c.json(relayAnswer(ports)))
   app.get('/v1/passports/:key', (c) => passport(c, ports))
   app.get('/v1/names/:name', async (c) => c.json(await nameAnswer(ports, c.req.param('name'))))
@@ -301,7 +313,8 @@ function observe({ metrics, log, clock, remoteAddress }: AppPorts): MiddlewareHa
     }
     const { status, headers } = c.res
     metrics.requests.add({ status: STATUS_CLASSES[Math.floor(status / 100) - 1] ?? '5xx' })
-    for (const [name, value] of SECURITY_HEADERS) headers.set(name, value)
+    // A page with a form has said its own.
+    for (const [name, value] of SECURITY_HEADERS) if (!headers.has(name)) headers.set(name, value)
     if (!headers.has('cache-control')) headers.set('cache-control', 'no-store')
     log.debug('request', {
       method: c.req.method,
@@ -313,7 +326,7 @@ function observe({ metrics, log, clock, remoteAddress }: AppPorts): MiddlewareHa
   }
 }
 
-/** No page of ours runs a script, is framed, or loads anything but the style sheet. */
+/** Unless a page says otherwise: no page of ours runs a script, is framed, or loads anything but the style sheet. */
 const SECURITY_HEADERS: readonly (readonly [name: string, value: string])[] = [
   [
     'content-security-policy',

@@ -86,6 +86,10 @@ export interface Settings {
   releaseKeys: string[]
   /** Whether an agent without a credential is admitted, to a scope named after its key. */
   openRegistration: boolean
+  /** Whether anybody may approve a login of their own machine, into a new scope. */
+  openSignup: boolean
+  /** Whether agents are told that they may get certificates of a CA for their names. */
+  agentsAcme: boolean
   /** Idle bulk links that an agent is asked to keep; 0 switches them off. */
   bulkIdle: number
   /** Whether endpoints that the relay can read may be claimed. */
@@ -132,6 +136,8 @@ const SCHEMAS = {
   releaseKeys: z.string().transform((value) => value.split(',').map((key) => key.trim()))
     .refine((keys) => keys.length <= RELEASE_KEYS_MAX && keys.every(isReleaseKey)),
   openRegistration: switchSchema,
+  openSignup: switchSchema,
+  agentsAcme: switchSchema,
   bulkIdle: integer(0, BULK_IDLE_MAX),
   inspectable: switchSchema,
   metrics: z.enum(METRICS_ACCESS),
@@ -284,6 +290,16 @@ export const SETTINGS: readonly SettingLine[] = [
     expected: 'true or false',
     help: 'Admit agents that bring no credential.',
   }),
+  line('openSignup', 'open-signup', 'SWITCH', {
+    without: 'false',
+    expected: 'true or false',
+    help: 'Let anybody approve a login of their own, for a new scope.',
+  }),
+  line('agentsAcme', 'agents-acme', 'SWITCH', {
+    without: 'true for a public domain at port 443',
+    expected: 'true or false',
+    help: 'Let agents get certificates of a CA for NAME.SECURE-DOMAIN.',
+  }),
   line('bulkIdle', 'bulk', 'COUNT', {
     without: '8',
     expected: `a whole number from 0 to ${BULK_IDLE_MAX}`,
@@ -391,6 +407,7 @@ function complete(raw: Partial<Raw>): Settings {
     releaseUrl: raw.releaseUrl ?? '',
     releaseKeys: raw.releaseKeys ?? [],
     openRegistration: raw.openRegistration ?? false,
+    openSignup: raw.openSignup ?? false,
     bulkIdle: raw.bulkIdle ?? 8,
     inspectable: raw.inspectable ?? true,
     metrics: raw.metrics ?? 'loopback',

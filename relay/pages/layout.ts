@@ -8,14 +8,19 @@ import { STYLE_PATH } from './style.ts'
 /** What `html` makes: text that is escaped already. */
 export type Page = ReturnType<typeof html>
 
-export function layout(title: string, body: Page): Page {
+/** `referrer` is for a page with a form, whose origin a browser tells only under another policy. */
+export function layout(
+  title: string,
+  body: Page,
+  { referrer = 'no-referrer' }: { referrer?: 'no-referrer' | 'same-origin' } = {},
+): Page {
   return html`
     <!doctype html>
     <html lang="en">
       <head>
         <meta charset="utf-8">
         <meta name="viewport" content="width=device-width, initial-scale=1">
-        <meta name="referrer" content="no-referrer">
+        <meta name="referrer" content="${referrer}">
         <title>${title}</title>
         <link rel="stylesheet" href="${STYLE_PATH}">
       </head>

@@ -24,4 +24,11 @@ section.operation { margin: 1rem 0; padding: .9rem 1.1rem; border: 1px solid var
 section.operation h3 { margin: 0 }
 .method { display: inline-block; min-width: 4.2rem; font-weight: 700 }
 .quiet { opacity: .7 }
+label { display: block; margin: .9rem 0 .25rem }
+input:not([type=hidden]) { width: 100%; padding: .55rem .7rem; border: 1px solid var(--line);
+  border-radius: .5rem; background: var(--soft); color: inherit; font: inherit }
+.code { font-family: ui-monospace, monospace; letter-spacing: .08em; text-transform: uppercase }
+button { padding: .55rem 1.1rem; border: 1px solid var(--line); border-radius: .5rem;
+  background: var(--link); color: Canvas; font: inherit; cursor: pointer }
+.alert { padding: .75rem 1rem; border-left: 3px solid #c0392b; background: var(--soft) }
 `

@@ -15,6 +15,7 @@ import { createApp, LINK_PROTOCOL } from '../app.ts'
 import { pickBackend } from '../backends.ts'
 import { Credentials } from '../credentials.ts'
 import type { Grant } from '../credentials.ts'
+import { Logins } from '../device.ts'
 import { Gateway } from '../gateway.ts'
 import { createLog } from '../log.ts'
 import { Metrics } from '../metrics.ts'
@@ -125,7 +126,10 @@ async function main(): Promise<void> {
     windowBytesMax: EDGE_WINDOW_BYTES_MAX,
     watchesSilence: false,
   })
-  const handle = handler(relay, { edge, ports: { ...ports, store } })
+  const handle = handler(relay, {
+    edge,
+    ports: { ...ports, store, logins: new Logins({ store, clock: webClock }) },
+  })
   const server = Deno.serve({
     hostname: settings.host,
     port: settings.port,

@@ -1,10 +1,11 @@
 /**
- * The Durable Object of names and scopes. One class in four parts, told apart by the name of the
+ * The Durable Object of names and scopes. One class in five parts, told apart by the name of the
  * object; each part has a store of its own, and what belongs together is in one object, so that one
  * commit decides every race:
  *
  *   name:NAME    who owns the name, who served it ever, who serves it now
  *   scope:SCOPE  its credentials, its names and their number, its links and their number
+ *   logins       machines that wait for a person to let them in
  *   rooms        where agents that share a code find each other
  *   index        which scope a credential is of, all scopes, all blocks: for the operator's lists
  */
@@ -15,6 +16,8 @@ import type { Labels } from '../../core/labels.ts'
 import type { Block, BlockTarget } from '../blocks.ts'
 import { Credentials } from '../credentials.ts'
 import type { CredentialRecord, Grant, MadeCredential, NewCredential } from '../credentials.ts'
+import { Logins } from '../device.ts'
+import type { Decision, Entered, LoginRecord, NewLogin, Polled } from '../device.ts'
 import type { ClaimOf, ScopeGrants } from '../directory.ts'
 import type { EndpointKind, EndpointMode } from '../endpoints.ts'
 import { showsName } from '../grants.ts'
@@ -25,7 +28,7 @@ import { Quota } from '../quota.ts'
 import { Registry } from '../registry.ts'
 import type { NamePage, NameRecord } from '../registry.ts'
 import type { AgentInfo } from '../relay.ts'
-import type { Entered, Opened } from '../requests.ts'
+import type { Entered as EnteredRoom, Opened } from '../requests.ts'
 import type { Maker } from '../rooms.ts'
 import type { Json, Store } from '../store/store.ts'
 import { webClock } from './edge.ts'
@@ -79,6 +82,7 @@ export class DirectoryObject extends DurableObject<WorkerEnv> {
   readonly #quota: Quota
   #registry!: Registry
   #rooms: RoomsPart | undefined
+  #waiting: Logins | undefined
 
   constructor(ctx: ObjectContext, env: WorkerEnv) {
     super(ctx, env)
@@ -465,7 +469,7 @@ export class DirectoryObject extends DurableObject<WorkerEnv> {
   enterRoom(
     number: number,
     visitor: { key: string; address: string },
-  ): Promise<Outcome<Entered>> {
+  ): Promise<Outcome<EnteredRoom>> {
     return outcome(() =>
       this.#roomsPart().enter(number, {
         visitor,
@@ -484,6 +488,28 @@ export class DirectoryObject extends DurableObject<WorkerEnv> {
 
   #roomsPart(): RoomsPart {
     return this.#rooms ??= new RoomsPart(this.#kv)
+  }
+
+  // logins
+
+  beginLogin(login: NewLogin): Promise<Outcome<boolean>> {
+    return outcome(() => this.#logins().begin(login))
+  }
+
+  pollLogin(device: string): Promise<Outcome<Polled>> {
+    return outcome(() => this.#logins().poll(device))
+  }
+
+  lookAtLogin(entered: Entered): Promise<Outcome<LoginRecord>> {
+    return outcome(() => this.#logins().look(entered))
+  }
+
+  settleLogin(entered: Entered, decision: Decision): Promise<Outcome<LoginRecord>> {
+    return outcome(() => this.#logins().settle(entered, decision))
+  }
+
+  #logins(): Logins {
+    return this.#waiting ??= new Logins({ store: this.#store, clock: webClock })
   }
 
   // index

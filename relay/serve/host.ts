@@ -17,6 +17,7 @@ import type { AppPorts } from '../app.ts'
 import { certificateVerifier } from '../client_ca.ts'
 import type { CertificateVerifier } from '../client_ca.ts'
 import { Credentials } from '../credentials.ts'
+import { Logins } from '../device.ts'
 import type { ReleaseFiles } from '../downloads.ts'
 import { createLog } from '../log.ts'
 import { Metrics } from '../metrics.ts'
@@ -122,6 +123,7 @@ export async function openHost(options: HostOptions): Promise<Host> {
     appPorts: (relay, http) => ({
       ...appPorts(ports, { relay, files }),
       store,
+      logins: new Logins({ store, clock: ports.clock }),
       runtime: options.runtime.split(' ')[0]!,
       publicPort,
       ...http,
@@ -268,7 +270,7 @@ function checkPair({ cert, key }: CertificatePair): void {
 function appPorts(
   ports: Shared,
   { relay, files }: { relay: Relay; files: ReleaseFiles | undefined },
-): Omit<AppPorts, 'store' | 'runtime' | 'publicPort' | 'upgrade' | 'remoteAddress'> {
+): Omit<AppPorts, 'store' | 'logins' | 'runtime' | 'publicPort' | 'upgrade' | 'remoteAddress'> {
   const { bulkIdle, inspectable } = ports.settings
   return {
     ...ports,

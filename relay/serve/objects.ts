@@ -22,6 +22,7 @@ export function objects({ HUBS, DIRECTORY }: WorkerEnv) {
     scope: (scope: string) => directory(`scope:${scope}`),
     index: () => directory('index'),
     rooms: () => directory('rooms'),
+    logins: () => directory('logins'),
     hub: (key: string) => HUBS.get(HUBS.idFromName(key)),
   }
 }

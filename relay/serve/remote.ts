@@ -16,6 +16,7 @@ import type {
   MadeCredential,
   NewCredential,
 } from '../credentials.ts'
+import type { LoginsPort } from '../device_desk.ts'
 import type { ClaimOf, Directory, ScopeGrants } from '../directory.ts'
 import type { Grants, Shown, ShownRecord } from '../grants.ts'
 import type { Peer } from '../peers.ts'
@@ -77,6 +78,17 @@ export class RemoteGrants implements Pick<Grants, 'add' | 'remove' | 'list'> {
     return scope === undefined
       ? records
       : records.filter((one) => one.scope === scope || one.to === scope)
+  }
+}
+
+/** Logins that wait are in one object, since a code must lead to one of them. */
+export function remoteLogins(env: WorkerEnv): LoginsPort {
+  const logins = () => objects(env).logins()
+  return {
+    begin: (login) => valueOf(logins().beginLogin(login)),
+    poll: (device) => valueOf(logins().pollLogin(device)),
+    look: (entered) => valueOf(logins().lookAtLogin(entered)),
+    settle: (entered, decision) => valueOf(logins().settleLogin(entered, decision)),
   }
 }
 

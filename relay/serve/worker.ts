@@ -21,6 +21,7 @@ import {
   remoteAgents,
   RemoteCredentials,
   RemoteGrants,
+  remoteLogins,
   remotePeers,
   RemoteRegistry,
 } from './remote.ts'
@@ -103,6 +104,7 @@ function makeFront(env: WorkerEnv): Front {
     agents: (scope) => remoteAgents(env, scope),
     peers: async (scope) => mergePeers(await remotePeers(env, scope)),
     grants: new RemoteGrants(env),
+    logins: remoteLogins(env),
     upgrade: (request, { key, address }) =>
       objects(env).hub(key).fetch(ordered(request, { do: 'link', key, address })),
     remoteAddress: (request) => addressOf(request, edge),

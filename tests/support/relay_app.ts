@@ -8,6 +8,7 @@ import type { Identity } from '../../core/key.ts'
 import { createApp } from '../../relay/app.ts'
 import type { AppPorts } from '../../relay/app.ts'
 import { Credentials } from '../../relay/credentials.ts'
+import { Logins } from '../../relay/device.ts'
 import { createLog } from '../../relay/log.ts'
 import { Metrics } from '../../relay/metrics.ts'
 import { mergePeers } from '../../relay/peers.ts'
@@ -77,6 +78,7 @@ export async function testRelay(
     log: createLog({ write: (line) => void lines.push(line), clock, level: 'debug', json: true }),
     store,
     identity,
+    logins: new Logins({ store, clock }),
     settings,
     version: '0.1.0',
     runtime: 'bun',
