@@ -1,0 +1,16 @@
+//! WireGuard without I/O: the protocol as a device that is given datagrams, packets, the time and
+//! entropy, and gives back datagrams, packets and the time of its next deadline.
+//!
+//! `device` is the protocol (whitepaper: <https://www.wireguard.com/papers/wireguard.pdf>). It
+//! needs `alloc` and nothing else, opens no socket, reads no clock. `device_abi` is the face that
+//! WebAssembly shows to its host; ABI.md describes each export.
+#![no_std]
+#![deny(unsafe_op_in_unsafe_fn)]
+
+extern crate alloc;
+
+pub mod device;
+pub mod device_abi;
+
+#[cfg(target_arch = "wasm32")]
+mod wasm;
