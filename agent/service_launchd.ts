@@ -16,9 +16,7 @@ export function launchdLog(plan: ServicePlan, home: string): string {
 }
 
 export function launchdPath(plan: ServicePlan, home: string): string {
-  const folder = plan.kind === 'system'
-    ? '/Library/LaunchDaemons'
-    : `${home}/Library/LaunchAgents`
+  const folder = plan.kind === 'system' ? '/Library/LaunchDaemons' : `${home}/Library/LaunchAgents`
   return `${folder}/${launchdLabel(plan)}.plist`
 }
 

@@ -30,9 +30,11 @@ export function systemdUnit(plan: ServicePlan, { version }: UnitOptions = {}): s
   const words = [...plan.program, ...argumentsOf({ ...plan, flags })]
   const line = words.map((word) => quote(word, credentials.length > 0)).join(' ')
   return [
-    `# Made by "sotto service install${name === 'relay' ? ' relay' : ''}"; a drop-in changes it and survives: systemctl ${
-      system ? '' : '--user '
-    }edit ${serviceId(plan)}`,
+    `# Made by "sotto service install${
+      name === 'relay' ? ' relay' : ''
+    }"; a drop-in changes it and survives: systemctl ${system ? '' : '--user '}edit ${
+      serviceId(plan)
+    }`,
     '[Unit]',
     `Description=sotto ${name}`,
     ...(system ? ['Wants=network-online.target', 'After=network-online.target'] : []),

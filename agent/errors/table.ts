@@ -17,6 +17,7 @@ const load = {
   web: async () => (await import('./web.ts')).WEB,
   update: async () => (await import('./update.ts')).UPDATE,
   wire: async () => (await import('./wire.ts')).WIRE,
+  machine: async () => (await import('./machine.ts')).MACHINE,
   session: async () => (await import('./session.ts')).SESSION,
 } satisfies Readonly<Record<string, () => Promise<ErrorTable>>>
 

@@ -64,7 +64,11 @@ async function read(
   }
 }
 
-async function write(path: string, content: Uint8Array): Promise<void> {
+async function write(
+  path: string,
+  content: Uint8Array,
+  { mode = MODE_FILE }: { mode?: number } = {},
+): Promise<void> {
   const directory = dirname(path)
   const fresh = join(directory, `.${basename(path)}.${randomBytes(6).toString('hex')}`)
   try {
@@ -72,6 +76,7 @@ async function write(path: string, content: Uint8Array): Promise<void> {
     const handle = await fs.open(fresh, 'wx', MODE_FILE)
     try {
       await handle.writeFile(content)
+      if (mode !== MODE_FILE) await handle.chmod(mode)
       await handle.sync()
     } finally {
       await handle.close()

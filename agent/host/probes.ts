@@ -43,7 +43,7 @@ export const hostProbes: Probes = {
       } catch (error) {
         const { code } = error as { code?: string }
         if ((code === 'ENOENT' || code === 'ENOTDIR') && dirname(folder) !== folder) continue
-        throw new TunnelError('files/space', `Cannot look at the disk of ${path}: ${code}`)
+        throw new TunnelError('files/failed', `Cannot look at the disk of ${path}: ${code}`)
       }
     }
   },
