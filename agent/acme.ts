@@ -311,8 +311,3 @@ export class AcmeSource implements CertificateSource {
     news({ state: 'failed', host, error, nextMs })
   }
 }
-
-/** PEM certificates of a bundle. */
-export function bundleOf(pem: string): string[] {
-  return pem.match(/-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----/g) ?? []
-}

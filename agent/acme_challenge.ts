@@ -18,6 +18,8 @@ const DIGEST_BYTES = 32
 const HOUR_MS = 3_600_000
 /** A visitor's whole hello; as long as a handshake may take. */
 const PEEK_MS_MAX = 10_000
+/** A CA that has seen the certificate goes away. */
+const LINGER_MS_MAX = 2_000
 
 /** The certificates for questions that are open now, by name. */
 export class Challenges {
@@ -151,6 +153,22 @@ export function peekHello(
       end: () => void (over || (over = true, finish(undefined))),
       closed: () => void (over || (over = true, finish(undefined))),
     })
+  })
+}
+
+/** Ends a connection on which nothing is served; what still comes is dropped. */
+export function lastWords(conn: Conn, clock: Pick<Clock, 'after'>): Promise<void> {
+  return new Promise((resolve) => {
+    const late = clock.after(LINGER_MS_MAX, () => conn.abort())
+    conn.handle({
+      data() {},
+      end() {},
+      closed: () => {
+        late.cancel()
+        resolve()
+      },
+    })
+    conn.end()
   })
 }
 

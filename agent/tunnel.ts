@@ -10,6 +10,7 @@ import { Stream } from '../core/mux.ts'
 import { proxyHeader } from '../core/proxy_protocol.ts'
 import { splice } from '../core/socket.ts'
 import type { Conn } from '../core/socket.ts'
+import { CHALLENGE_ALPN, challengedName, lastWords, peekHello } from './acme_challenge.ts'
 import { serveExchange } from './exchange.ts'
 import { openUpstream, unavailablePage } from './forward.ts'
 import type { Upstream } from './forward.ts'
@@ -32,7 +33,11 @@ export interface TunnelOptions {
   port: number
   upstream: Upstream
   /** The certificate to serve now; asked for each visitor, since files may change. */
-  identity?: () => TlsIdentity
+  identity?: (serverName?: string) => TlsIdentity
+  /** A CA asks for `acme-tls/1` at this name: what answers it (agent/acme_challenge.ts). */
+  challenge?: (serverName: string) => TlsIdentity | undefined
+  /** Whether a visitor's hello must be read before TLS begins: a challenge is open, or names differ. */
+  peeks?: () => boolean
   /** Offered to visitors, in order; `h2` only where the upstream speaks it. */
   alpn?: readonly string[]
   proxyProtocol?: 'v1' | 'v2'
@@ -162,12 +167,14 @@ export class Tunnel {
   async #secure(conn: Conn, { visit, first }: { visit: Visit; first: Uint8Array }): Promise<void> {
     const { identity, admits, onKnock, alpn } = this.options
     const { tls, crypto } = this.#world
+    const opening = this.options.peeks?.() ? await this.#peek(conn, first) : { bytes: first }
+    if (!opening) return
     let refused = false
     let shown: Uint8Array | undefined
     let ended: TlsConn
     try {
-      ended = await tls.serve(conn, first, {
-        identity: identity!(),
+      ended = await tls.serve(conn, opening.bytes, {
+        identity: identity!(opening.name),
         ...(alpn ? { alpn } : {}),
         ...(admits
           ? {
@@ -186,6 +193,25 @@ export class Tunnel {
     }
     if (this.#httpPath) return await this.#httpPath.serve(ended, visit)
     await this.#forward(ended, { visit, first: new Uint8Array(0) })
+  }
+
+  /** The hello, and whom it is for; undefined when it was a CA's and has been answered. */
+  async #peek(
+    conn: Conn,
+    first: Uint8Array,
+  ): Promise<{ bytes: Uint8Array; name?: string } | undefined> {
+    const { clock, tls } = this.#world
+    const hello = await peekHello(conn, { first, clock })
+    if (!hello) return undefined
+    const { verdict, bytes } = hello
+    const asked = challengedName(verdict)
+    const answer = asked === undefined ? undefined : this.options.challenge?.(asked)
+    if (answer) {
+      const options = { identity: answer, alpn: [CHALLENGE_ALPN] }
+      await lastWords(await tls.serve(conn, bytes, options), clock)
+      return undefined
+    }
+    return verdict.kind === 'hello' ? { bytes, name: verdict.serverName } : { bytes }
   }
 
   async #forward(conn: Conn, { visit, first }: { visit: Visit; first: Uint8Array }): Promise<void> {

@@ -20,7 +20,13 @@ const LINK_STREAMS_MAX = 1024
 export interface Place {
   settings: Pick<
     Settings,
-    'domain' | 'secureDomain' | 'appsDomain' | 'bulkIdle' | 'publicPorts' | 'inspectable'
+    | 'domain'
+    | 'secureDomain'
+    | 'appsDomain'
+    | 'agentsAcme'
+    | 'bulkIdle'
+    | 'publicPorts'
+    | 'inspectable'
   >
   /** Raw TCP and UDP: without it no visitor brings TLS of his own. */
   raw: boolean
@@ -130,6 +136,7 @@ export function welcomeBody(
     bulk: raw ? bulkIdle : 0,
     can: [
       ...(raw ? ['passthrough'] : []),
+      ...(raw && settings.agentsAcme ? ['acme'] : []),
       ...(raw && bulkIdle > 0 ? ['bulk'] : []),
       ...(raw && publicPorts ? ['raw-tcp', 'raw-udp'] : []),
       ...(raw && publicPorts && bulkIdle > 0 ? ['shared'] : []),

@@ -377,6 +377,12 @@ export function unknownVariables(
 /** Variables of the agent that share our prefix. */
 const AGENT_VARIABLES = [`${ENVIRONMENT_PREFIX}FINGERPRINT`]
 
+/** Names that no public CA would give a certificate for: RFC 6761, RFC 6762, RFC 9476, and a lone label. */
+function isPublicName(domain: string): boolean {
+  return domain.includes('.') &&
+    !/(^|\.)(localhost|local|test|invalid|example|internal|alt|onion|arpa|lan|home)$/.test(domain)
+}
+
 function complete(raw: Partial<Raw>): Settings {
   const domain = raw.domain ?? 'localhost'
   const local = domain === 'localhost' || domain.endsWith('.localhost')
@@ -408,6 +414,8 @@ function complete(raw: Partial<Raw>): Settings {
     releaseKeys: raw.releaseKeys ?? [],
     openRegistration: raw.openRegistration ?? false,
     openSignup: raw.openSignup ?? false,
+    agentsAcme: raw.agentsAcme ??
+      (isPublicName(domain) && (raw.publicPort ?? raw.port ?? 443) === 443),
     bulkIdle: raw.bulkIdle ?? 8,
     inspectable: raw.inspectable ?? true,
     metrics: raw.metrics ?? 'loopback',

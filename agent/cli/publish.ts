@@ -5,6 +5,9 @@
 import { asTunnelError, isTunnelError, TunnelError } from '../../core/errors.ts'
 import { fingerprint, formatCertificateFingerprint, formatKey } from '../../core/key.ts'
 import type { Agent } from '../agent.ts'
+import { AcmeSource } from '../acme.ts'
+import type { AcmeChoice, AcmeNews } from '../acme.ts'
+import { Challenges } from '../acme_challenge.ts'
 import { certificateFiles, endpointCertificate } from '../certificate.ts'
 import type { CertificateSource } from '../certificate.ts'
 import { speaksH2 } from '../forward.ts'
@@ -33,6 +36,8 @@ export interface Plan {
   hostHeader?: string
   /** PEM files in place of a certificate of our own. */
   certificate?: { cert: string; key: string }
+  /** Certificates of a CA: for the endpoint's own name where the relay allows it, and for others. */
+  acme?: AcmePlan
   admits?: TunnelOptions['admits']
   onKnock?: TunnelOptions['onKnock']
   /** The agent that will serve it, before it joins. */
@@ -41,6 +46,13 @@ export interface Plan {
   facts?(up: Shown): Fact[]
   /** The endpoint is claimed: called at each link, before it is shown. */
   onUp?(up: Shown): Promise<void> | void
+}
+
+/** What a CA is asked for. */
+export interface AcmePlan {
+  choice: AcmeChoice
+  /** Host names besides the endpoint's own that lead here. */
+  domains: readonly string[]
 }
 
 /** What is known once the endpoint is claimed. */
@@ -68,6 +80,9 @@ class Publication {
   readonly #tunnel: Tunnel
   readonly #agent: Agent
   #source: { host: string; certificate: CertificateSource } | undefined
+  readonly #challenges = new Challenges()
+  /** By host name: those that a CA may vouch for. */
+  readonly #acme = new Map<string, AcmeSource>()
   #wasUp = false
   #told = false
   #waitsUntilMs: number | undefined
@@ -109,6 +124,7 @@ class Publication {
       screen.close()
       this.#agent.close()
       this.#source?.certificate.close()
+      for (const source of this.#acme.values()) source.close()
     }
     const { total, bytesIn, bytesOut } = this.#tunnel.counts
     screen.event('stopped', { total, bytesIn, bytesOut })
@@ -130,7 +146,11 @@ class Publication {
       mode,
       port,
       upstream,
-      identity: () => this.#source!.certificate.current,
+      identity: (serverName) =>
+        (this.#acme.get(serverName ?? '') ?? this.#source!.certificate).current,
+      challenge: (serverName) => this.#challenges.get(serverName),
+      // Of one name and with nothing asked, no hello is read twice.
+      peeks: () => this.#challenges.size > 0 || this.#acme.size > 1,
       ...(kind === 'http' ? { alpn } : {}),
       ...(proxyProtocol ? { proxyProtocol } : {}),
       ...(hostHeader ? { hostHeader } : {}),
@@ -158,12 +178,41 @@ class Publication {
     const host = `${name}.${welcome.secure}`
     if (this.#source?.host !== host) {
       this.#source?.certificate.close()
+      for (const source of this.#acme.values()) source.close()
+      this.#acme.clear()
       this.#source = { host, certificate: await this.#openCertificate(host) }
     }
-    return [this.#source.certificate.current.fingerprint]
+    const own = [this.#source.certificate.current.fingerprint]
+    return [...own, ...[...this.#acme.values()].flatMap((source) => source.fingerprints())]
   }
 
-  #openCertificate(host: string): Promise<CertificateSource> {
+  async #openCertificate(host: string): Promise<CertificateSource> {
+    const { acme } = this.#plan
+    const { welcome } = this.#agent.uplink.up!
+    const own = await this.#openFallback(host)
+    if (!acme) return own
+    for (const domain of acme.domains) {
+      await this.#openTrusted(domain, await this.#openFallback(domain))
+    }
+    if (this.#plan.certificate || !welcome.can.includes('acme')) return own
+    return await this.#openTrusted(host, own)
+  }
+
+  async #openTrusted(host: string, fallback: CertificateSource): Promise<AcmeSource> {
+    const source = await AcmeSource.open(this.#world, this.#ports.joining.profile, {
+      host,
+      fallback,
+      choice: this.#plan.acme!.choice,
+      challenges: this.#challenges,
+      reachable: () => this.#wasUp && this.#agent.uplink.up !== undefined,
+      publish: () => this.#agent.republish(),
+      news: (news) => tellNews(this.#ports.screen, news),
+    })
+    this.#acme.set(host, source)
+    return source
+  }
+
+  #openFallback(host: string): Promise<CertificateSource> {
     const { joining, screen } = this.#ports
     const events = {
       onChange: (): void => {
@@ -171,7 +220,9 @@ class Publication {
       },
       onWarning: (line: string): void => screen.tell(line, { event: 'warning', fields: { line } }),
     }
-    const files = this.#plan.certificate
+    const files = host.endsWith(this.#agent.uplink.up!.welcome.secure)
+      ? this.#plan.certificate
+      : undefined
     return files
       ? certificateFiles(this.#world, { ...files, host, ...events })
       : endpointCertificate(this.#world, joining.profile, { host, ...events })
@@ -225,6 +276,7 @@ class Publication {
     }
     this.#wasUp = true
     this.#told = false
+    for (const source of this.#acme.values()) source.wake()
   }
 
   #facts({ place, certificate }: Shown): Fact[] {
@@ -247,9 +299,23 @@ class Publication {
           line: `certificate ${formatCertificateFingerprint(certificate.fingerprint)}`,
         }]
         : []),
+      ...this.#trustFacts(),
       { name: 'key', value: formatKey(joining.identity.public) },
       { name: 'fingerprint', value: fingerprint(this.#world.crypto, joining.identity.public) },
     ]
+  }
+
+  /** Where a CA vouches, what that is worth. */
+  #trustFacts(): Fact[] {
+    const { place } = this.#tunnel
+    if (this.#acme.size === 0 || !this.#acme.has(place!.host)) return []
+    return [{
+      name: 'acme',
+      value: new URL(this.#plan.acme!.choice.directory).host,
+      line: 'who holds the DNS of the relay could get a certificate for this name as well: ' +
+        'the fingerprint above tells them apart\n' +
+        'the name is in public logs of certificates from the first one on',
+    }]
   }
 
   #status(): string {
@@ -258,6 +324,43 @@ class Publication {
     return leftMs > 0
       ? `reconnecting in ${waitWords(Math.ceil(leftMs / 1000) * 1000)}`
       : 'connecting'
+  }
+}
+
+function tellNews(screen: Screen, news: AcmeNews): void {
+  switch (news.state) {
+    case 'waiting':
+      return screen.tell(
+        `asking ${news.ca} for a certificate of ${news.host}; until then browsers warn of this one`,
+        { event: 'certificate', fields: news },
+      )
+    case 'account':
+      return screen.tell(
+        `this agent has an account at ${news.ca} now` +
+          (news.terms === undefined ? '' : `, by its terms: ${news.terms}`),
+        { event: 'certificate', fields: news },
+      )
+    case 'issued': {
+      const until = new Date(news.untilMs).toISOString()
+      return screen.tell(
+        `${news.host} has a certificate that browsers trust, until ${until.slice(0, 10)}`,
+        { event: 'certificate', fields: { ...news, until } },
+      )
+    }
+    case 'failed': {
+      const { host, error, nextMs } = news
+      const next = new Date(nextMs).toISOString()
+      screen.tell(
+        `no new certificate for ${host}: ${error.message}; next try at ${
+          next.slice(0, 16).replace('T', ' ')
+        } UTC`,
+        {
+          event: 'certificate',
+          fields: { state: 'failed', host, error: error.toJSON(), next },
+          ...(error.hint === undefined ? {} : { hint: error.hint }),
+        },
+      )
+    }
   }
 }
 

@@ -16,6 +16,8 @@ import {
   readTunnel,
 } from '../cli/plan.ts'
 import type { TunnelChoice } from '../cli/plan.ts'
+import { ACME_FLAGS, acmePlan, checkAcme, readAcme } from '../cli/acme_flags.ts'
+import type { AcmeFlags } from '../cli/acme_flags.ts'
 import { publish } from '../cli/publish.ts'
 import { Screen } from '../cli/screen.ts'
 
@@ -46,6 +48,7 @@ const page: Page = {
       help: 'PEM file: your own certificate and its chain, read again when it changes.',
     },
     { name: 'e2ee-key', value: 'PATH', help: 'PEM file: the key of that certificate.' },
+    ...ACME_FLAGS,
     {
       name: 'host-header',
       value: 'VALUE',
@@ -63,6 +66,7 @@ const page: Page = {
 export interface HttpOptions extends TunnelChoice {
   certPath: string | undefined
   keyPath: string | undefined
+  acme: AcmeFlags
   hostHeader: string | undefined
   proxyProtocol: 'v1' | 'v2' | undefined
 }
@@ -72,6 +76,7 @@ function read(given: Given): HttpOptions {
     ...readTunnel(given),
     certPath: textOf(given, 'e2ee-cert'),
     keyPath: textOf(given, 'e2ee-key'),
+    acme: readAcme(given),
     hostHeader: textOf(given, 'host-header'),
     proxyProtocol: proxyOf(given),
   }
@@ -80,6 +85,7 @@ function read(given: Given): HttpOptions {
 function check(options: HttpOptions): void {
   const { e2ee, certPath, keyPath, hostHeader, proxyProtocol } = options
   checkTunnel(options)
+  checkAcme(options.acme)
   if ((certPath === undefined) !== (keyPath === undefined)) {
     const [given, missing] = certPath
       ? ['--e2ee-cert', '--e2ee-key']
@@ -124,7 +130,8 @@ async function run(options: HttpOptions, world: World): Promise<number> {
   const screen = new Screen(world, options)
   const joining = await join(world, options.choice, (line) => screen.tell(line))
   const upstream = parseUpstream(options.upstream)
-  const { certPath, keyPath, hostHeader, proxyProtocol } = options
+  const { certPath, keyPath, hostHeader, proxyProtocol, e2ee } = options
+  const acme = e2ee ? await acmePlan(options.acme, world) : undefined
   return await publish(world, {
     name: options.name ?? defaultName(upstream, joining.identity),
     kind: 'http',
@@ -133,6 +140,7 @@ async function run(options: HttpOptions, world: World): Promise<number> {
     upstream,
     ...(hostHeader === undefined ? {} : { hostHeader }),
     ...(proxyProtocol ? { proxyProtocol } : {}),
+    ...(acme ? { acme } : {}),
     ...(certPath && keyPath ? { certificate: { cert: certPath, key: keyPath } } : {}),
   }, { joining, screen })
 }
