@@ -1,4 +1,6 @@
 /** An agent on the relay that `join` found: what every command that holds a link sets up alike. */
+import { isTunnelError } from '../core/errors.ts'
+import type { TunnelError } from '../core/errors.ts'
 import { Agent } from './agent.ts'
 import type { AgentOptions } from './agent.ts'
 import type { Joining } from './join.ts'
@@ -36,4 +38,16 @@ export function linkPorts(
     }
   }
   return { ...link, open }
+}
+
+/** What a proxy says that will say the same again. */
+const LASTING = /^proxy\/(address|authentication|denied|protocol)$/
+
+/**
+ * Whether trying again would change nothing: a certificate that cannot be trusted, and for a command
+ * that was never up yet a proxy that is set up wrongly. Later the same may be a proxy's bad day.
+ */
+export function isFinal(error: unknown, wasUp = false): error is TunnelError {
+  if (!isTunnelError(error)) return false
+  return error.code === 'link/untrusted' || (!wasUp && LASTING.test(error.code))
 }

@@ -5,7 +5,7 @@
 import type { Agent } from './agent.ts'
 import { askStatements } from './enquiry.ts'
 import type { Joining } from './join.ts'
-import { joinedAgent, linkPorts } from './joined_agent.ts'
+import { isFinal, joinedAgent, linkPorts } from './joined_agent.ts'
 import { Peers } from './peers.ts'
 import type { PeerPorts } from './peers.ts'
 import type { Trails } from './trails.ts'
@@ -71,7 +71,7 @@ export class Presence {
     }
     const unopened = (error: unknown): void => {
       // Coming back would not make the relay another one.
-      if (isTunnelError(error, 'link/untrusted')) fail(error)
+      if (isFinal(error)) fail(error)
     }
     this.agent = joinedAgent(world, joining, {
       unopened,

@@ -2,7 +2,7 @@
  * `sotto connect`: another agent's private endpoint as a port of this machine, or on standard input
  * and output. The other end is known by its passport, never by a CA, and never by the relay's word.
  */
-import { asTunnelError, isTunnelError, TunnelError } from '../../core/errors.ts'
+import { asTunnelError, TunnelError } from '../../core/errors.ts'
 import { fingerprint, formatKey, isName, parseKey } from '../../core/key.ts'
 import { splice } from '../../core/socket.ts'
 import type { Conn, Listener } from '../../core/socket.ts'
@@ -17,7 +17,7 @@ import { Dialler } from '../dial.ts'
 import { askStatements } from '../enquiry.ts'
 import { checkChoice, join } from '../join.ts'
 import type { Joining, RelayChoice } from '../join.ts'
-import { joinedAgent } from '../joined_agent.ts'
+import { isFinal, joinedAgent } from '../joined_agent.ts'
 import { followedWords, Trust } from '../trust.ts'
 import type { StopReason, World } from '../world.ts'
 
@@ -133,7 +133,7 @@ class Connection {
     this.#agent = joinedAgent(world, joining, {
       unopened: (error) => {
         // A script that carries one connection wants to know at once.
-        if (parts.options.stdio || isTunnelError(error, 'link/untrusted')) this.#fail(error)
+        if (parts.options.stdio || isFinal(error)) this.#fail(error)
       },
       bulkLinks: false,
       certificates: () => this.#certificates(),
