@@ -2,7 +2,7 @@
  * One tunnel of one command, from joining the relay to the signal that ends it: claims the endpoint,
  * shows where it is, tells when the relay or the upstream goes and comes, and gives the exit code.
  */
-import { asTunnelError, isTunnelError, TunnelError } from '../../core/errors.ts'
+import { asTunnelError, TunnelError } from '../../core/errors.ts'
 import { fingerprint, formatCertificateFingerprint, formatKey } from '../../core/key.ts'
 import type { Agent } from '../agent.ts'
 import { AcmeSource } from '../acme.ts'
@@ -13,7 +13,7 @@ import type { CertificateSource } from '../certificate.ts'
 import { speaksH2 } from '../forward.ts'
 import type { Upstream } from '../forward.ts'
 import type { Joining } from '../join.ts'
-import { joinedAgent } from '../joined_agent.ts'
+import { isFinal, joinedAgent } from '../joined_agent.ts'
 import type { Welcome } from '../link.ts'
 import { Tunnel } from '../tunnel.ts'
 import type { Place, TunnelKind, TunnelMode, TunnelOptions } from '../tunnel.ts'
@@ -96,7 +96,7 @@ class Publication {
     this.#tunnel = new Tunnel(world, this.#tunnelOptions())
     this.#agent = joinedAgent(world, joining, {
       unopened: (error) => {
-        if (isTunnelError(error, 'link/untrusted')) this.#end(error)
+        if (isFinal(error, this.#wasUp)) this.#end(error)
       },
       certificates: () => this.#certificates(),
       onState: (state) => this.#state(state),
