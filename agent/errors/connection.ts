@@ -93,6 +93,60 @@ export const CONNECTION: ErrorTable = {
       welcome: malformed("The relay's welcome lacks something that it must say."),
     },
   },
+  ca: {
+    about: 'certificates of authorities that a file names',
+    codes: {
+      file: [
+        'The file of CA certificates cannot be used.',
+        'A typing error in the path, a file without the right to read it, or one that is not PEM.',
+        'Name a file with blocks that begin with -----BEGIN CERTIFICATE-----, by --ca or SSL_CERT_FILE. A DER file becomes one by "openssl x509 -inform der -in FILE".',
+        'sotto status --help',
+      ],
+    },
+  },
+  proxy: {
+    about: 'the proxy that the environment names for the way to the relay',
+    codes: {
+      address: [
+        'The variable that names the proxy cannot be read.',
+        'Another scheme than http, https, socks5 or socks5h, a path behind the port, or a password with characters that a URL cannot hold.',
+        'Write it as http://USER:PASSWORD@HOST:PORT, such characters as %XX; or unset the variable.',
+      ],
+      authentication: [
+        'The proxy wants a user and a password, or does not take those that it got.',
+        'None is set, one of them is mistyped or has expired, or the proxy asks for a kind of login other than Basic.',
+        'Put them into the variable, as http://USER:PASSWORD@HOST:PORT, special characters as %XX.',
+        'sotto status',
+      ],
+      denied: [
+        'The proxy does not allow the way to the relay.',
+        'Its rules forbid the port (many allow 443 alone), the host, or tunnels at all.',
+        'Ask who runs the proxy to allow the host and port of the relay, or run the relay at port 443.',
+        'sotto status',
+      ],
+      protocol: [
+        'What answered is no proxy of that kind.',
+        'The port is that of another service, or the scheme is wrong: http for a SOCKS proxy, or the other way round.',
+        'Compare scheme and port with what the operator of the proxy says.',
+      ],
+      target: [
+        'The proxy works, but does not reach the relay.',
+        'The relay is down, its name is not known where the proxy is, or a firewall is in between.',
+        'Check the name of the relay, and whether it can be reached from the network of the proxy.',
+        'sotto status',
+      ],
+      timeout: [
+        'The proxy gave no whole answer in time.',
+        'It waits for the relay, is overloaded, or the port belongs to something that never speaks.',
+        'Try again; compare the address of the proxy with what its operator says.',
+      ],
+      unreachable: [
+        'There is no connection to the proxy itself.',
+        'It is not running, the host or the port is wrong, or this network has no such proxy.',
+        'Correct the variable. Outside that network unset it, or name the relay in NO_PROXY.',
+      ],
+    },
+  },
   uplink: {
     about: 'the link that an agent keeps to its relay',
     codes: {
