@@ -23,6 +23,8 @@ const PACKAGES = {
   pip3: 'python3-pip',
   unzip: 'unzip',
   promtool: 'prometheus',
+  buildah: 'buildah',
+  busybox: 'busybox',
 }
 
 /** Asked by Debian's packages before they start what they install: the suites start their own. */
