@@ -6,6 +6,12 @@ export const COMMAND_LINE: ErrorTable = {
   cli: {
     about: 'what was typed on the command line',
     codes: {
+      acme: typed(
+        'What was said about certificates of a CA cannot be used.',
+        'A mistyped URL, host name or address, or the key of an external account binding is missing.',
+        'The message names the flag. The key goes into SOTTO_ACME_EAB_KEY or a file, never on the command line.',
+        'sotto http --help',
+      ),
       argument: typed(
         'The command takes no such argument, because it would be read by every user of the machine.',
         'A secret or a code was typed as an argument.',

@@ -16,6 +16,7 @@ const load = {
   relay: async () => (await import('./relay.ts')).RELAY,
   web: async () => (await import('./web.ts')).WEB,
   update: async () => (await import('./update.ts')).UPDATE,
+  acme: async () => (await import('./acme.ts')).ACME,
   wire: async () => (await import('./wire.ts')).WIRE,
   machine: async () => (await import('./machine.ts')).MACHINE,
   session: async () => (await import('./session.ts')).SESSION,

@@ -6,6 +6,7 @@
 import { createHash } from 'node:crypto'
 import type { Authorization, Client, Order } from 'acme-client'
 import { isTunnelError, TunnelError } from '../../core/errors.ts'
+import type { ErrorCode } from '../../core/errors.ts'
 import { retryAfterOf } from '../../core/renewal.ts'
 import type { AcmeOrder, AcmePlace, AcmePort } from '../acme_port.ts'
 import { VERSION } from '../version.ts'
@@ -251,7 +252,7 @@ class Transport {
     const detail = (problem?.detail ?? (error as Error).message).replace(/[^\x20-\x7e]+/g, ' ')
       .slice(0, DETAIL_LENGTH_MAX)
     const explained = new TunnelError(
-      `acme/${code}`,
+      code,
       `Cannot get a certificate from ${new URL(this.#place.directory).host}: ${detail}`,
       { cause: error, ...(hint === undefined ? {} : { hint }) },
     )
@@ -259,25 +260,25 @@ class Transport {
   }
 }
 
-function kindOf(problem: Problem | undefined): { code: string; hint?: string } {
+function kindOf(problem: Problem | undefined): { code: ErrorCode; hint?: string } {
   if (!problem) {
     return {
-      code: 'validation',
+      code: 'acme/validation',
       hint: 'The CA must reach the name at port 443: look at DNS and CAA records of the name.',
     }
   }
   const { kind, status } = problem
-  if (kind === 'rateLimited' || status === 429) return { code: 'limited' }
+  if (kind === 'rateLimited' || status === 429) return { code: 'acme/limited' }
   if (kind === 'externalAccountRequired') {
     return {
-      code: 'binding',
+      code: 'acme/binding',
       hint: 'Give --acme-eab-kid and the key that the CA gave you, by file or SOTTO_ACME_EAB_KEY.',
     }
   }
-  if (kind === 'unauthorized' || kind === 'accountDoesNotExist') return { code: 'account' }
-  if (kind === 'caa') return { code: 'caa' }
-  if (status >= 500) return { code: 'unavailable' }
-  return { code: 'refused' }
+  if (kind === 'unauthorized' || kind === 'accountDoesNotExist') return { code: 'acme/account' }
+  if (kind === 'caa') return { code: 'acme/caa' }
+  if (status >= 500) return { code: 'acme/unavailable' }
+  return { code: 'acme/refused' }
 }
 
 async function bounded(response: Response): Promise<string> {
