@@ -15,3 +15,13 @@ export function fromBase64(text: string): Uint8Array {
     })
   }
 }
+
+/** RFC 4648 §5, without padding: as forms carry bytes. */
+export function base64url(bytes: Uint8Array): string {
+  return toBase64(bytes).replaceAll('+', '-').replaceAll('/', '_').replaceAll('=', '')
+}
+
+/** Throws `agent/base64`. */
+export function fromBase64url(text: string): Uint8Array {
+  return fromBase64(text.replaceAll('-', '+').replaceAll('_', '/'))
+}

@@ -21,6 +21,8 @@ export interface LineEditorOptions {
   question: string
   /** Of the terminal. */
   columns: number
+  /** What is typed is not shown. */
+  hidden?: boolean | undefined
   /** Whole lines that `text` may become. */
   complete?: ((text: string) => readonly string[]) | undefined
 }
@@ -70,8 +72,8 @@ export class LineEditor {
     // A line that wraps could not be drawn again: what does not fit moves out to the left.
     const room = Math.max(8, this.#options.columns - question.length - 1)
     const from = Math.max(0, this.#at - room + 1)
-    const shown = this.#text.slice(from, from + room)
-    const back = shown.length - (this.#at - from)
+    const shown = this.#options.hidden ? '' : this.#text.slice(from, from + room)
+    const back = this.#options.hidden ? 0 : shown.length - (this.#at - from)
     return `${CLEAR_LINE}${question}${shown}${back > 0 ? `\x1b[${back}D` : ''}`
   }
 

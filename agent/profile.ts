@@ -7,6 +7,7 @@
  *   state   ~/.local/state/sotto   certificates/, locks/, trails/
  *
  * `XDG_CONFIG_HOME` and `XDG_STATE_HOME` are honoured; `SOTTO_HOME` moves both below itself.
+ * `SOTTO_PROFILE` names another profile, whole and apart from this one: profiles/NAME below both.
  */
 import { base32nopad } from '@scure/base'
 import { equal, text, utf8 } from '../core/bytes.ts'
@@ -28,6 +29,8 @@ import type { TlsIdentity, World } from './world.ts'
 /** Longest wait for another process that is writing the same file. */
 const LOCK_MS_MAX = 5_000
 const SETTINGS_BYTES_MAX = 65_536
+/** The profile that there is without any word about profiles. */
+export const DEFAULT_PROFILE = 'default'
 const PEM_BYTES_MAX = 262_144
 const STATEMENTS_FILE_BYTES_MAX = 131_072
 
@@ -415,7 +418,32 @@ export class Profile {
   }
 }
 
+/** The profile that a world is in. Throws `profile/name`. */
+export function profileName({ env }: Pick<World, 'env'>): string {
+  const name = env['SOTTO_PROFILE'] || DEFAULT_PROFILE
+  if (isName(name)) return name
+  throw new TunnelError(
+    'profile/name',
+    `Cannot use the profile "${name.slice(0, 80)}": expected 1 to 63 of a-z 0-9 and inner hyphens`,
+    { hint: 'Profiles are named by --profile, SOTTO_PROFILE and "sotto profiles use".' },
+  )
+}
+
+/** Throws `profile/home`, `profile/name`. */
 function directories(world: Pick<World, 'env' | 'home'>): { configDir: string; stateDir: string } {
+  const base = baseDirectories(world)
+  const name = profileName(world)
+  if (name === DEFAULT_PROFILE) return base
+  return {
+    configDir: `${base.configDir}/profiles/${name}`,
+    stateDir: `${base.stateDir}/profiles/${name}`,
+  }
+}
+
+/** Of the profile that has no name, and of what all profiles share. Throws `profile/home`. */
+export function baseDirectories(
+  world: Pick<World, 'env' | 'home'>,
+): { configDir: string; stateDir: string } {
   const { SOTTO_HOME, XDG_CONFIG_HOME, XDG_STATE_HOME } = world.env
   if (SOTTO_HOME !== undefined && SOTTO_HOME !== '') {
     if (!isAbsolute(SOTTO_HOME)) {

@@ -20,10 +20,17 @@ const EXCHANGE_MS_MAX = 15_000
 const ANSWER_BYTES_MAX = 4_194_304
 /** Pages of one list. */
 const PAGES_MAX = 500
+const FORM_TYPE = 'application/x-www-form-urlencoded'
 
 export interface Answer {
   status: number
   body: Uint8Array
+}
+
+/** A request's body. */
+interface Content {
+  type: string
+  bytes: Uint8Array
 }
 
 export type Method = 'GET' | 'POST' | 'DELETE'
@@ -48,7 +55,10 @@ export class RelayApi {
         hint: 'Set SOTTO_API_KEY, or SOTTO_ADMIN_KEY for what an operator does.',
       })
     }
-    const answer = await this.#exchange(method, `/api/v1${path}`, body)
+    const content = body === undefined
+      ? undefined
+      : { type: 'application/json', bytes: utf8(JSON.stringify(body)) }
+    const answer = await this.#exchange(method, `/api/v1${path}`, { content })
     return readAnswer(answer)
   }
 
@@ -70,6 +80,38 @@ export class RelayApi {
     return items
   }
 
+  /**
+   * Sends a form as OAuth has it, to a relay that has proven its identity first. A JSON answer of
+   * whatever status is the answer; throws `relay/…` on anything else, and what proving throws.
+   */
+  async form(
+    path: string,
+    fields: Readonly<Record<string, string>>,
+  ): Promise<{ status: number; value: Record<string, unknown> }> {
+    const body = utf8(new URLSearchParams(fields).toString())
+    const content = { type: FORM_TYPE, bytes: body }
+    const answer = await this.#exchange('POST', path, { content, proven: true })
+    let value: unknown
+    try {
+      value = JSON.parse(text(answer.body))
+    } catch {
+      value = undefined
+    }
+    if (typeof value === 'object' && value !== null && !Array.isArray(value)) {
+      return { status: answer.status, value: value as Record<string, unknown> }
+    }
+    throw new TunnelError(
+      'relay/answer',
+      `Cannot read the answer of ${this.#joining.relay.host}: found status ${answer.status} and no JSON object`,
+      { hint: 'The relay may be too old to let machines log in: have it updated.' },
+    )
+  }
+
+  /** The relay proves its identity, once, and to the pin of the joining. */
+  async prove(): Promise<void> {
+    await (this.#proof ??= this.#prove())
+  }
+
   /** The passport that an identity published; undefined: none. It is signed, so no proof is needed. */
   async passport(key: string): Promise<Uint8Array | undefined> {
     const answer = await this.#exchange('GET', `/v1/passports/${key}`)
@@ -83,20 +125,23 @@ export class RelayApi {
     return await this.#connect(true)
   }
 
-  async #exchange(method: Method, path: string, body?: unknown): Promise<Answer> {
+  async #exchange(
+    method: Method,
+    path: string,
+    { content, proven }: { content?: Content | undefined; proven?: boolean } = {},
+  ): Promise<Answer> {
     const { relay } = this.#joining
-    const content = body === undefined ? EMPTY : utf8(JSON.stringify(body))
     const lines = [
       `${method} ${path} HTTP/1.1`,
       `Host: ${relay.host}`,
       'Accept: application/json',
       'Connection: close',
       ...(this.#secret === undefined ? [] : [`Authorization: Bearer ${this.#secret}`]),
-      ...(body === undefined
+      ...(content === undefined
         ? []
-        : ['Content-Type: application/json', `Content-Length: ${content.length}`]),
+        : [`Content-Type: ${content.type}`, `Content-Length: ${content.bytes.length}`]),
     ]
-    const conn = await this.#connect()
+    const conn = await this.#connect(proven)
     const received = await new Promise<Uint8Array>((resolve, reject) => {
       const parts: Uint8Array[] = []
       let length = 0
@@ -117,7 +162,7 @@ export class RelayApi {
           } else resolve(concat(...parts))
         },
       })
-      conn.write(concat(utf8(`${lines.join('\r\n')}\r\n\r\n`), content))
+      conn.write(concat(utf8(`${lines.join('\r\n')}\r\n\r\n`), content?.bytes ?? EMPTY))
     })
     return parseResponse(received, relay.host)
   }

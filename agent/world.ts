@@ -132,6 +132,8 @@ export interface PromptOptions {
   readonly complete?: (text: string) => readonly string[]
   /** At a terminal: what was typed before the question is no answer to it. */
   readonly fresh?: boolean
+  /** At a terminal: what is typed is not shown, since it is a secret. */
+  readonly hidden?: boolean
   readonly signal?: AbortSignal
 }
 

@@ -23,10 +23,10 @@ export function prompt(options: PromptOptions): Promise<string | undefined> {
 }
 
 function promptTerminal(
-  { question, complete, fresh, signal }: PromptOptions,
+  { question, complete, fresh, hidden, signal }: PromptOptions,
 ): Promise<string | undefined> {
   const { stdin, stderr } = process
-  const editor = new LineEditor({ question, columns: stderr.columns || 80, complete })
+  const editor = new LineEditor({ question, columns: stderr.columns || 80, complete, hidden })
   return new Promise((resolve) => {
     // Until the question can be read nothing is an answer to it.
     let asked = false
