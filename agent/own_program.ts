@@ -13,7 +13,9 @@ export interface OwnProgram {
   readonly previous: string | undefined
   /** SHA-256 in hexadecimal of any file. Throws `files/…`. */
   hash(path: string): Promise<string>
-  /** A new file beside the program; what an earlier try left there is removed. Throws `files/…`. */
+  /** Removes what an earlier try left beside the program. Throws `files/…`. */
+  tidy(): Promise<void>
+  /** A new file beside the program, after `tidy`. Throws `files/…`. */
   stage(): Promise<StagedProgram>
   /** Puts the file at `path` where the program is, and the program where `previous` is. Throws `files/…`. */
   replace(path: string): Promise<void>

@@ -228,7 +228,10 @@ async function replace(options: UpdateOptions, world: World, around: Around): Pr
   const { screen, path } = around
   const { release, choice, base, fetching } = await find(options, world, around)
   const { version } = release
-  if (!choice.differs) return await check(options, world, around)
+  if (!choice.differs) {
+    await own.tidy()
+    return await check(options, world, around)
+  }
   screen.event('fetching', { version, file: choice.name, key: signerOf(release) })
   let status = ''
   screen.follow(() => status)

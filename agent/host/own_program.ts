@@ -66,6 +66,7 @@ export function ownProgram(
     ...facts,
     previous,
     hash: (file) => failing('read', file, () => hashOf(file)),
+    tidy: () => failing('look at', folder, () => tidy(folder)),
     stage: () => failing('write to', folder, () => stage(folder, fresh())),
     replace: (from) =>
       failing('replace', path!, async () => {
@@ -92,13 +93,17 @@ export function ownProgram(
   }
 }
 
-async function stage(folder: string, path: string): Promise<StagedProgram> {
+async function tidy(folder: string): Promise<void> {
   for (const name of await fs.readdir(folder)) {
     // One that still runs stays, on Windows.
     if (name.startsWith(STAGED_BEGIN)) {
       await fs.rm(join(folder, name), { force: true }).catch(() => {})
     }
   }
+}
+
+async function stage(folder: string, path: string): Promise<StagedProgram> {
+  await tidy(folder)
   const named = path + (process.platform === 'win32' ? '.exe' : '')
   const handle = await fs.open(named, 'wx', 0o600)
   let hash: Hash = createHash('sha256')
