@@ -10,7 +10,7 @@
 extern crate alloc;
 
 pub mod device;
+#[cfg(target_arch = "wasm32")]
 pub mod device_abi;
-
 #[cfg(target_arch = "wasm32")]
 mod wasm;

@@ -91,20 +91,34 @@ fn nonce_of(counter: u64) -> [u8; 12] {
 
 /// Encrypts `body` in place and returns the tag.
 pub fn seal(key: &Key, counter: u64, ad: &[u8], body: &mut [u8]) -> [u8; TAG_BYTES] {
-    let cipher = ChaCha20Poly1305::new(key.into());
-    let nonce = nonce_of(counter);
-    cipher
-        .encrypt_inout_detached(&nonce.into(), ad, body.into())
-        .expect("a message far shorter than 256 GiB")
-        .into()
+    aead_seal(key, &nonce_of(counter), ad, body)
 }
 
 /// Decrypts `body` in place; `false`, with `body` unchanged, when the tag does not match.
 #[must_use]
 pub fn open(key: &Key, counter: u64, ad: &[u8], body: &mut [u8], tag: &[u8; TAG_BYTES]) -> bool {
+    aead_open(key, &nonce_of(counter), ad, body, tag)
+}
+
+/// ChaCha20-Poly1305 of RFC 8439 with any nonce.
+pub fn aead_seal(key: &Key, nonce: &[u8; 12], ad: &[u8], body: &mut [u8]) -> [u8; TAG_BYTES] {
     let cipher = ChaCha20Poly1305::new(key.into());
-    let nonce = nonce_of(counter);
-    cipher.decrypt_inout_detached(&nonce.into(), ad, body.into(), &(*tag).into()).is_ok()
+    cipher
+        .encrypt_inout_detached(&(*nonce).into(), ad, body.into())
+        .expect("a message far shorter than 256 GiB")
+        .into()
+}
+
+#[must_use]
+pub fn aead_open(
+    key: &Key,
+    nonce: &[u8; 12],
+    ad: &[u8],
+    body: &mut [u8],
+    tag: &[u8; TAG_BYTES],
+) -> bool {
+    let cipher = ChaCha20Poly1305::new(key.into());
+    cipher.decrypt_inout_detached(&(*nonce).into(), ad, body.into(), &(*tag).into()).is_ok()
 }
 
 /// XChaCha20-Poly1305, for cookies alone.

@@ -10,6 +10,7 @@
 //! after any other call (a call may bring the deadline forward: `next_deadline`).
 
 pub mod allowed_ips;
+pub mod batch;
 pub mod cookie;
 pub mod crypto;
 pub mod deadlines;
