@@ -3,6 +3,7 @@
  * §4). Whoever answers is not trusted to know the format: every length is checked, a pointer leads
  * backwards alone, and an answer to another question is none.
  */
+import { parseAddress } from './address.ts'
 import { concat, text, utf8 } from './bytes.ts'
 import { TunnelError } from './errors.ts'
 
@@ -73,6 +74,20 @@ export function readHostName(words: string): string {
       ? { hint: 'Write letters outside ASCII as Punycode, such as xn--bcher-kva.example.' }
       : {},
   )
+}
+
+export interface DnsServer {
+  readonly host: string
+  readonly port: number
+}
+
+/** `192.0.2.1`, `192.0.2.1:53`, `[2001:db8::1]:53`; undefined when it is none. */
+export function dnsServer(words: string): DnsServer | undefined {
+  const [, six, four, port = '53'] =
+    /^(?:\[([^\]]{2,64})\]|([^[\]]{2,64}?))(?::(\d{1,5}))?$/.exec(words) ?? []
+  const bare = parseAddress(words) ? words : six ?? four
+  if (bare === undefined || !parseAddress(bare) || Number(port) > 65_535) return undefined
+  return { host: bare, port: bare === words ? 53 : Number(port) }
 }
 
 export function encodeDnsQuery({ id, name, type }: DnsQuestion): Uint8Array {

@@ -33,6 +33,9 @@ const SWEEP_MS = 250
 /** ALPN by which an agent asks for a bulk link inside TLS to the relay. */
 export const BULK_ALPN = 'sotto-bulk/1'
 
+/** RFC 8737 §6.2; a hello of a CA offers nothing else. */
+const CHALLENGE_ALPN = 'acme-tls/1'
+
 export interface IngressPorts {
   clock: Clock
   endpoints: Endpoints
@@ -42,12 +45,16 @@ export interface IngressPorts {
   /** The two wildcard domains, without the star. */
   secureDomain: string
   appsDomain: string
+  /** Names that people own elsewhere: the endpoint that they lead to. */
+  domain(name: string): { label: string; scope: string } | undefined
   /** The port that URLs name. */
   publicPort(): number
   /** The relay's own HTTPS: its pages, its API, links. */
   app(conn: Conn, first: Uint8Array): void
   /** Endpoints that the relay reads: TLS ends here. */
-  readable(conn: Conn, first: Uint8Array): void
+  readable(conn: Conn, first: Uint8Array, name: string): void
+  /** A CA asks for the relay's own name or one under the apps domain (RFC 8737). */
+  challenge(conn: Conn, first: Uint8Array, name: string): void
   /** TLS to the relay around a bulk link: ended by the runtime, which calls `ticket` with the inside. */
   bulkTls(conn: Conn, first: Uint8Array): void
   /** A bulk link says whose it is. False: it is nobody's, and is dropped. */
@@ -178,7 +185,15 @@ export class Ingress {
   #route(peek: Peek, hello: Extract<HelloVerdict, { kind: 'hello' }>): void {
     const ports = this.#ports
     const name = hello.serverName
-    if (ports.ownNames.has(name)) {
+    const isOwn = ports.ownNames.has(name)
+    const isChallenge = hello.alpn.length === 1 && hello.alpn[0] === CHALLENGE_ALPN
+    // Of names under the secure domain their agents are asked, as by any visitor.
+    if (isChallenge && (isOwn || under(name, ports.appsDomain) !== undefined)) {
+      const { conn, bytes } = this.#take(peek)
+      ports.challenge(conn, bytes, name)
+      return
+    }
+    if (isOwn) {
       const { conn, bytes } = this.#take(peek)
       if (hello.alpn.includes(BULK_ALPN)) ports.bulkTls(conn, bytes)
       else ports.app(conn, bytes)
@@ -189,18 +204,25 @@ export class Ingress {
     if (under(name, ports.appsDomain) !== undefined) {
       if (this.#draining) return this.#refuse(peek, 'draining', TLS_ALERTS.internal_error, name)
       const { conn, bytes } = this.#take(peek)
-      ports.readable(conn, bytes)
+      ports.readable(conn, bytes, name)
       return
     }
+    const custom = ports.domain(name)
+    if (custom) return this.#visit(peek, { ...custom, name })
     this.#refuse(peek, 'unknown-name', TLS_ALERTS.unrecognized_name, name)
   }
 
-  #visit(peek: Peek, { label, name }: { label: string; name: string }): void {
+  /** `scope`: only where that scope has the label. */
+  #visit(
+    peek: Peek,
+    { label, name, scope }: { label: string; name: string; scope?: string },
+  ): void {
     const ports = this.#ports
     const endpoint = ports.endpoints.get(label)
     const unknown = (reason: string): void =>
       this.#refuse(peek, reason, TLS_ALERTS.unrecognized_name, name)
-    if (!endpoint || endpoint.mode !== 'verified') return unknown('unknown-endpoint')
+    if (endpoint?.mode !== 'verified') return unknown('unknown-endpoint')
+    if (scope !== undefined && endpoint.scope !== scope) return unknown('unknown-endpoint')
     if (ports.blocked(label, endpoint.scope)) return unknown('blocked')
     if (this.#draining) return this.#refuse(peek, 'draining', TLS_ALERTS.internal_error, name)
     if (!ports.admits(peek.conn.remoteAddress, endpoint.scope)) {
@@ -296,7 +318,7 @@ export function under(name: string, domain: string): string | undefined {
 /** 308 to https for a host of ours, 400 for anything else: never an open redirect. */
 function redirect(
   head: string,
-  ports: Pick<IngressPorts, 'ownNames' | 'secureDomain' | 'appsDomain' | 'publicPort'>,
+  ports: Pick<IngressPorts, 'ownNames' | 'secureDomain' | 'appsDomain' | 'publicPort' | 'domain'>,
 ): Uint8Array {
   const lines = head.split('\r\n')
   const request = /^[A-Z]{1,20} (\/[\x21-\x7e]*) HTTP\/1\.[01]$/.exec(lines[0] ?? '')
@@ -304,7 +326,7 @@ function redirect(
     .find((match) => match)?.[1]?.toLowerCase()
   const ours = host !== undefined &&
     (ports.ownNames.has(host) || under(host, ports.secureDomain) !== undefined ||
-      under(host, ports.appsDomain) !== undefined)
+      under(host, ports.appsDomain) !== undefined || ports.domain(host) !== undefined)
   if (!request || !ours) {
     const body = 'This port speaks https.\n'
     return new TextEncoder().encode(

@@ -5,7 +5,9 @@
 import { hex } from '../core/bytes.ts'
 import type { Clock } from '../core/clock.ts'
 import type { Crypto } from '../core/crypto.ts'
+import { TunnelError } from '../core/errors.ts'
 import type { Visit } from '../core/frame.ts'
+import type { Domains } from './domains.ts'
 import type { Endpoint, Endpoints } from './endpoints.ts'
 import { showsName } from './grants.ts'
 import type { Group, Hub } from './hub.ts'
@@ -13,6 +15,7 @@ import type { Member } from './member.ts'
 import type { Peer } from './peers.ts'
 import type { Registry, StoredPassport } from './registry.ts'
 import { Entries, Rooms } from './rooms.ts'
+import { noDomains } from './rules.ts'
 import type { Desk, Entered, Opened, Served } from './requests.ts'
 import type { Publisher } from './statements.ts'
 
@@ -26,6 +29,8 @@ export interface LocalDeskPorts {
   registry: Registry
   endpoints: Endpoints
   hubs: ReadonlyMap<string, Hub>
+  /** Absent where no visitor brings TLS of his own. */
+  domains?: Domains
   claim: Desk['claim']
   release: Desk['release']
 }
@@ -38,6 +43,7 @@ export class LocalDesk implements Desk {
   readonly #registry: Registry
   readonly #endpoints: Endpoints
   readonly #hubs: ReadonlyMap<string, Hub>
+  readonly #domains: Domains | undefined
   readonly #rooms: Rooms
   readonly #entries: Entries
 
@@ -50,6 +56,10 @@ export class LocalDesk implements Desk {
     this.#endpoints = ports.endpoints
     this.#hubs = ports.hubs
     this.#rooms = new Rooms(ports)
+    this.#domains = ports.domains
+    if (ports.domains) {
+      ports.domains.serves = ({ label, scope }) => this.#endpoints.get(label)?.scope === scope
+    }
     this.#entries = new Entries(ports.clock)
   }
 
@@ -118,6 +128,21 @@ export class LocalDesk implements Desk {
 
   statements(key: string): Promise<Uint8Array[]> {
     return this.#registry.statements.of(key)
+  }
+
+  async domain(member: Member, domain: string, name: string): Promise<object> {
+    const { scope } = member.authorised!
+    if (!this.#domains) throw noDomains()
+    const endpoint = this.#endpoints.get(name)
+    if (endpoint?.scope !== scope || endpoint.mode !== 'verified') {
+      throw new TunnelError(
+        'domains/endpoint',
+        `Cannot claim ${domain.slice(0, 80)}: your scope serves no verified endpoint "${
+          name.slice(0, 80)
+        }" now`,
+      )
+    }
+    return await this.#domains.claim({ domain, scope, label: name })
   }
 
   async makeRoom({ agent, group, link, address }: Member): Promise<Opened> {

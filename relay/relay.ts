@@ -18,6 +18,7 @@ import type { CertificateVerifier } from './client_ca.ts'
 import { readClaim } from './claim.ts'
 import type { Credentials, Grant } from './credentials.ts'
 import { allowsName, needLabels } from './credentials.ts'
+import type { Domains } from './domains.ts'
 import { Endpoints } from './endpoints.ts'
 import { checkedGrant } from './failures.ts'
 import { countPackets, Hub } from './hub.ts'
@@ -53,7 +54,6 @@ const LINKS_MAX = 65_536
 const CONNECTION: readonly GaugeKind[] = ['connections']
 const STREAM: readonly GaugeKind[] = ['streams']
 const VISITOR: readonly GaugeKind[] = ['connections', 'streams']
-
 /** How often silent links are looked for: so much later than `SILENCE_MS_MAX` they may be found. */
 const WATCH_MS = 1000
 
@@ -74,12 +74,15 @@ export interface RelayPorts {
   /** Absent where the runtime has no raw sockets: then no ingress, bulk links or public ports. */
   net?: PublicPortsNet
   app?: Inward
-  readable?: Inward
+  readable?(name: string): Inward
+  /** Undefined: no CA has been asked for that name. */
+  challenge?(name: string): Inward | undefined
   bulkTls?: Inward
   /** Checks client certificates; absent where the relay has no authority for them. */
   verifyCertificate?: CertificateVerifier
   /** Certificates that admit nobody any more. */
   revoked?: RevokedCertificates
+  domains?: Domains
   /** The public port as URLs name it, known when the listener is up. */
   publicPort(): number
   /** How its URLs begin, and whether inspectable endpoints are paths; default https, by name. */
@@ -178,9 +181,11 @@ export class Relay implements MemberOwner {
       ownNames: new Set(settings.names),
       secureDomain: settings.secureDomain,
       appsDomain: settings.appsDomain,
+      domain: (name) => ports.domains?.find(name),
       publicPort: () => ports.publicPort(),
       app: (conn, first) => this.#inside(conn, { first, to: ports.app }),
-      readable: (conn, first) => this.#inside(conn, { first, to: ports.readable }),
+      readable: (conn, first, name) => this.#inside(conn, { first, to: ports.readable?.(name) }),
+      challenge: (conn, first, name) => this.#inside(conn, { first, to: ports.challenge?.(name) }),
       bulkTls: (conn, first) => this.#inside(conn, { first, to: ports.bulkTls }),
       claim: (conn, ticket) => this.claimBulk(conn, ticket),
       admits,

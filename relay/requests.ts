@@ -52,6 +52,8 @@ export interface Desk {
   readonly clock: Clock
   claim(member: Member, body: Record<string, unknown>): Promise<object>
   release(member: Member, name: string): void
+  /** Routes a name that somebody owns elsewhere to the endpoint `name`. */
+  domain(member: Member, domain: string, name: string): Promise<object>
   /** Our own agents'. */
   readonly passports: Pick<Registry, 'passport' | 'publishPassport'>
   /** Anybody's. */
@@ -81,6 +83,8 @@ export async function answerRequest(
     case 'release':
       desk.release(member, String(body['name'] ?? ''))
       return {}
+    case 'domain':
+      return await desk.domain(member, String(body['domain'] ?? ''), String(body['name'] ?? ''))
     case 'publish':
       return await publish(desk, member, body)
     case 'passport': {

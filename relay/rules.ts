@@ -91,6 +91,15 @@ export function revokedIdentity(): TunnelError {
   })
 }
 
+/** Where nothing passes through, or the operator wants none. */
+export function noDomains(): TunnelError {
+  return new TunnelError(
+    'domains/closed',
+    'Cannot claim a domain: this relay takes no domains of others',
+    { hint: "Use the endpoint's own name." },
+  )
+}
+
 export function portsClosed(): TunnelError {
   return new TunnelError(
     'ports/closed',

@@ -7,6 +7,7 @@
  */
 import { z } from 'zod'
 import type { Network } from '../core/address.ts'
+import { dnsServer } from '../core/dns.ts'
 import { TunnelError } from '../core/errors.ts'
 import { LOG_LEVELS } from './log.ts'
 import type { LogLevel } from './log.ts'
@@ -32,6 +33,7 @@ const BULK_IDLE_MAX = 64
 const PATH_LENGTH_MAX = 4096
 const ACME_DIRECTORY = 'https://acme-v02.api.letsencrypt.org/directory'
 const RELEASE_KEYS_MAX = 4
+const DNS_SERVERS_MAX = 4
 /** Most of a wrong value that an error repeats. */
 const FOUND_LENGTH_MAX = 60
 
@@ -76,6 +78,10 @@ export interface Settings {
   behindProxy: readonly Network[] | undefined
   /** Whether a relay that has the port already is asked to go once this one listens. */
   takeOver: boolean
+  /** Resolvers that are asked whose a domain is; empty: the system's. */
+  dns: string[]
+  /** Whether agents may claim domains that their owners point here. */
+  customDomains: boolean
   /** PEM file of the CA whose certificates admit agents; empty: none do. */
   clientCaPath: string
   /** Folder of a release that `/download/NAME` hands out; empty: none. */
@@ -130,6 +136,8 @@ const SCHEMAS = {
   acmeEabKeyPath: pathSchema,
   behindProxy: z.string().transform(readNetworks).refine((networks) => networks !== null),
   takeOver: switchSchema,
+  dns: list((value) => dnsServer(value) !== undefined, DNS_SERVERS_MAX),
+  customDomains: switchSchema,
   clientCaPath: pathSchema,
   downloads: pathSchema,
   releaseUrl: z.string().refine(isReleaseUrl),
@@ -264,6 +272,16 @@ export const SETTINGS: readonly SettingLine[] = [
     expected: 'true or false',
     help:
       'Replace the relay that runs with this data: its visitors finish there, new ones come here.',
+  }),
+  line('dns', 'dns', 'ADDRESSES', {
+    without: "the system's",
+    expected: `at most ${DNS_SERVERS_MAX} addresses with commas between, such as 127.0.0.1:53`,
+    help: 'Resolvers that are asked whose a domain is.',
+  }),
+  line('customDomains', 'custom-domains', 'SWITCH', {
+    without: 'true',
+    expected: 'true or false',
+    help: 'Let agents claim domains of their own that lead here.',
   }),
   line('clientCaPath', 'client-ca', 'PATH', {
     without: 'none',
@@ -408,6 +426,8 @@ function complete(raw: Partial<Raw>): Settings {
     acmeEabKeyPath: raw.acmeEabKeyPath ?? '',
     behindProxy: raw.behindProxy ?? undefined,
     takeOver: raw.takeOver ?? false,
+    dns: raw.dns ?? [],
+    customDomains: raw.customDomains ?? true,
     clientCaPath: raw.clientCaPath ?? '',
     downloads: raw.downloads ?? '',
     releaseUrl: raw.releaseUrl ?? '',

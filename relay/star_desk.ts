@@ -16,6 +16,7 @@ import type { Member } from './member.ts'
 import type { Peer } from './peers.ts'
 import type { Registry, StoredPassport } from './registry.ts'
 import { Entries } from './rooms.ts'
+import { noDomains } from './rules.ts'
 import type { Entry } from './rooms.ts'
 import type { Desk, Entered, Opened, Served } from './requests.ts'
 import type { Publisher, Statements } from './statements.ts'
@@ -103,6 +104,10 @@ export class StarDesk implements Desk {
   async statements(key: string): Promise<Uint8Array[]> {
     const { statements, directory } = this.#ports
     return await (key === this.#ports.key ? statements.of(key) : directory.statements(key))
+  }
+
+  domain(): Promise<object> {
+    return Promise.reject(noDomains())
   }
 
   async makeRoom({ agent, group, link, address }: Member): Promise<Opened> {

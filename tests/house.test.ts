@@ -24,6 +24,8 @@ const CORE_ORDER = [
   'native_conn',
   'primitive',
   'crypto',
+  'dns',
+  'resolver',
   'minisign',
   'release',
   'cipher',

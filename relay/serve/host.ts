@@ -3,14 +3,15 @@
  * registry, credentials, quotas, metrics, log. Bun, Node and Deno share it; each brings its sockets.
  */
 import { createPublicKey, X509Certificate } from 'node:crypto'
-import { chmod, mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises'
+import { readFile } from 'node:fs/promises'
 import { homedir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import type { RelayIdentity } from '../../core/admit.ts'
 import type { Clock, Timer } from '../../core/clock.ts'
 import type { Crypto } from '../../core/crypto.ts'
 import { TunnelError } from '../../core/errors.ts'
 import { fingerprint, generateIdentity } from '../../core/key.ts'
+import { Resolver } from '../../core/resolver.ts'
 import { certificateHash, isCurrent, makeCertificate } from '../certificate.ts'
 import type { CertificatePair } from '../certificate.ts'
 import type { AppPorts } from '../app.ts'
@@ -20,6 +21,7 @@ import { Credentials } from '../credentials.ts'
 import { Logins } from '../device.ts'
 import type { ReleaseFiles } from '../downloads.ts'
 import { createLog } from '../log.ts'
+import { Domains } from '../domains.ts'
 import { Metrics } from '../metrics.ts'
 import { Quota } from '../quota.ts'
 import { Registry } from '../registry.ts'
@@ -27,7 +29,10 @@ import type { Relay, RelayPorts } from '../relay.ts'
 import { RevokedCertificates } from '../revoked_certificates.ts'
 import type { Settings } from '../settings.ts'
 import type { Store } from '../store/store.ts'
+import { dnsExchange } from './dns.ts'
+import { AcmeHost } from './acme.ts'
 import { releaseFolder } from './release_folder.ts'
+import { readSecret, writeSecret } from './secret_file.ts'
 
 const SEED_BYTES = 32
 /** Certificates that a challenge names: the one that is served, and those before it. */
@@ -57,6 +62,10 @@ export interface Host {
   ports: Omit<RelayPorts, 'publicPort' | 'net' | 'app' | 'bulkTls'>
   /** Another object after `renew` has found another pair. */
   readonly tls: CertificatePair
+  /** What readable endpoints get that have no certificate of their own. */
+  readonly appsTls: CertificatePair
+  /** Certificates from a CA, where the operator wants them. */
+  acme: AcmeHost | undefined
   store: Store
   /**
    * Reads the files again, and makes a new certificate of our own when it is time. True: there is
@@ -105,7 +114,7 @@ export async function openHost(options: HostOptions): Promise<Host> {
   const files = settings.downloads === '' ? undefined : await releaseFolder(settings.downloads)
   const services = await openServices(options)
   const { ports, watches, adminKey } = services
-  let { tls } = services
+  let { tls, appsTls } = services
   let port = settings.publicPort
   const publicPort = (): number => port
   return {
@@ -113,11 +122,15 @@ export async function openHost(options: HostOptions): Promise<Host> {
     get tls() {
       return tls
     },
+    get appsTls() {
+      return appsTls
+    },
+    acme: services.acme,
     store,
     publicPort,
     async renew() {
       const found = await services.renewed(tls)
-      if (found) tls = found
+      if (found) ({ tls, appsTls } = found)
       return found !== undefined
     },
     appPorts: (relay, http) => ({
@@ -150,8 +163,10 @@ export async function openHost(options: HostOptions): Promise<Host> {
 async function openServices(options: HostOptions): Promise<{
   ports: Shared
   tls: CertificatePair
+  appsTls: CertificatePair
+  acme: AcmeHost | undefined
   /** Another pair than `now`, which the relay's challenges name from then on; undefined: the same. */
-  renewed(now: CertificatePair): Promise<CertificatePair | undefined>
+  renewed(now: CertificatePair): Promise<Pairs | undefined>
   watches: Timer[]
   adminKey: string | undefined
 }> {
@@ -167,7 +182,14 @@ async function openServices(options: HostOptions): Promise<{
   const names = [
     ...new Set([...settings.names, ...(isLocal(settings) ? ['127.0.0.1', 'localhost'] : [])]),
   ]
-  const tls = await loadCertificate(settings, names, clock)
+  const acme = settings.acme
+    ? await AcmeHost.open(settings, { clock, crypto, log, folder: join(settings.dataDirectory, 'acme') })
+    : undefined
+  const pairs = async (): Promise<Pairs> => {
+    const appsTls = await loadCertificate(settings, names, clock)
+    return { tls: acme?.ownPair() ?? appsTls, appsTls }
+  }
+  const { tls, appsTls } = await pairs()
   const quota = new Quota(clock, { limits: settings.quotas })
   const metrics = new Metrics({ clock, version, runtime: options.runtime })
   const credentials = new Credentials({ store, crypto, clock })
@@ -183,6 +205,18 @@ async function openServices(options: HostOptions): Promise<{
   const authority = settings.clientCaPath === ''
     ? undefined
     : await ClientAuthority.open(settings.clientCaPath, clock)
+  const domains = settings.customDomains
+    ? new Domains({
+      ...settings,
+      clock,
+      store,
+      resolver: new Resolver({ clock, crypto, exchange: dnsExchange(settings.dns) }),
+      names,
+      owner: (label) => registry.owner(label),
+      log: (event, fields) => log.info(event, fields),
+    })
+    : undefined
+  if (domains) watches.push({ cancel: () => domains.close() })
   const relayIdentity: RelayIdentity = {
     seed: identity.seed,
     public: identity.public,
@@ -201,20 +235,27 @@ async function openServices(options: HostOptions): Promise<{
     log,
     settings: { ...settings, names },
     version,
+    ...(domains ? { domains } : {}),
     ...(authority ? { verifyCertificate: (...shown) => authority.verify(...shown) } : {}),
   }
-  const renewed = async (now: CertificatePair): Promise<CertificatePair | undefined> => {
+  const renewed = async (now: CertificatePair): Promise<Pairs | undefined> => {
     await authority?.reread()
-    const pair = await loadCertificate(settings, names, clock)
+    const found = await pairs()
+    const { tls: pair } = found
     if (pair.cert === now.cert && pair.key === now.key) return undefined
     checkPair(pair)
     const { certificates } = relayIdentity
     // Connections that began with the one before are still in admission.
     certificates.unshift(await certificateHash(pair.cert))
     certificates.splice(CERTIFICATES_MAX)
-    return pair
+    return found
   }
-  return { ports, tls, renewed, watches, adminKey: admin?.secret }
+  return { ports, tls, appsTls, acme, renewed, watches, adminKey: admin?.secret }
+}
+
+interface Pairs {
+  tls: CertificatePair
+  appsTls: CertificatePair
 }
 
 type Shared = Host['ports']
@@ -354,29 +395,4 @@ async function loadCertificate(
   const pair = await makeCertificate(wanted, clock.now())
   await writeSecret(path, new TextEncoder().encode(JSON.stringify(pair)))
   return pair
-}
-
-async function readSecret(path: string): Promise<Uint8Array | undefined> {
-  try {
-    const { mode } = await stat(path)
-    if ((mode & 0o077) !== 0) {
-      throw new TunnelError(
-        'relay/permissions',
-        `Cannot use ${path}: found mode ${(mode & 0o777).toString(8)}, expected 600`,
-        { hint: `chmod 600 ${path}` },
-      )
-    }
-    return new Uint8Array(await readFile(path))
-  } catch (error) {
-    if ((error as { code?: string }).code === 'ENOENT') return undefined
-    throw error
-  }
-}
-
-async function writeSecret(path: string, content: Uint8Array): Promise<void> {
-  await mkdir(dirname(path), { recursive: true, mode: 0o700 })
-  const fresh = `${path}.new`
-  await writeFile(fresh, content, { mode: 0o600, flush: true })
-  await chmod(fresh, 0o600)
-  await rename(fresh, path)
 }
