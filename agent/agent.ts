@@ -80,6 +80,7 @@ export class Agent {
   #counter: { up: Up; count: () => number } | undefined
   #shared: SharedBulk | undefined
   #passport: { fields: Passport; bytes: Uint8Array } | undefined
+  #publishing: Promise<void> = Promise.resolve()
   #loopback = '127.0.0.1'
   #fingerprints: () => Promise<Uint8Array[]>
 
@@ -127,13 +128,13 @@ export class Agent {
     this.#tunnels.set(tunnel.options.name, tunnel)
   }
 
-  /** While the agent runs: adds it and claims its name, on this link if there is one, else on the next. */
-  async claim(tunnel: Tunnel): Promise<void> {
-    this.add(tunnel)
+  /** While the agent runs: adds them and claims their names, on this link if there is one, else on the next. */
+  async claim(tunnels: readonly Tunnel[]): Promise<void> {
+    for (const tunnel of tunnels) this.add(tunnel)
     const { up } = this.uplink
     if (!up) return
     await this.#publish()
-    await this.#claim(tunnel)
+    await this.#claimAll(tunnels)
     if (this.uplink.up === up) this.#openPools(up)
   }
 
@@ -190,15 +191,19 @@ export class Agent {
     // The passport first: who may connect is asked of it as soon as the name leads here.
     await this.#publish()
     await this.#state()
-    const tunnels = [...this.#tunnels.values()]
-    while (tunnels.length > 0) {
-      await Promise.all(tunnels.splice(0, CLAIMS_MAX).map((tunnel) => this.#claim(tunnel)))
-    }
+    await this.#claimAll([...this.#tunnels.values()])
     for (const name of this.#announced) {
       await this.uplink.request({ do: 'claim', name, kind: 'agent' })
     }
     this.#closePools()
     this.#openPools(up)
+  }
+
+  async #claimAll(tunnels: readonly Tunnel[]): Promise<void> {
+    for (let at = 0; at < tunnels.length; at += CLAIMS_MAX) {
+      const some = tunnels.slice(at, at + CLAIMS_MAX)
+      await Promise.all(some.map((tunnel) => this.#claim(tunnel)))
+    }
   }
 
   async #claim(tunnel: Tunnel): Promise<void> {
@@ -342,8 +347,15 @@ export class Agent {
     else stream.reset(RESET.refused, 'no such endpoint')
   }
 
+  /** One at a time: two would compare with the same passport, and one of them publish in vain. */
+  #publish(): Promise<void> {
+    const next = this.#publishing.then(() => this.#publishNow())
+    this.#publishing = next.catch(() => {})
+    return next
+  }
+
   /** Publishes what this process adds to the identity's passport, by compare-and-set. */
-  async #publish(): Promise<void> {
+  async #publishNow(): Promise<void> {
     const own = await this.#fingerprints()
     const verified = [...this.#tunnels.values()].filter(({ options }) =>
       options.mode === 'verified'

@@ -38,6 +38,31 @@ const VERBS: Readonly<Record<string, Verb>> = {
     summary: 'open a UDP port of the relay onto a local service',
     load: async () => (await import('../commands/udp.ts')).udp,
   },
+  up: {
+    summary: 'run the tunnels of a file, in one process over one link',
+    load: async () => (await import('../commands/up.ts')).up,
+  },
+  down: {
+    summary: 'end a running "sotto up"',
+    load: async () => (await import('../commands/down.ts')).down,
+  },
+  logs: {
+    summary: 'show what happened in a running "sotto up"',
+    load: async () => (await import('../commands/logs.ts')).logs,
+  },
+  config: {
+    summary: 'the file of "sotto up"',
+    verbs: {
+      check: {
+        summary: 'say whether a file is right, and what is wrong where',
+        load: async () => (await import('../commands/config.ts')).checkCommand,
+      },
+      schema: {
+        summary: 'print the JSON schema of the file, for editors',
+        load: async () => (await import('../commands/config.ts')).schemaCommand,
+      },
+    },
+  },
   connect: {
     summary: "reach another agent's private endpoint",
     load: async () => (await import('../commands/connect.ts')).connect,
@@ -273,6 +298,10 @@ const VERBS: Readonly<Record<string, Verb>> = {
         load: async () => (await import('../commands/service.ts')).service.logs,
       },
     },
+  },
+  doctor: {
+    summary: 'find what is wrong, and say what to do',
+    load: async () => (await import('../commands/doctor.ts')).doctor,
   },
   completions: {
     summary: 'print what a shell loads to complete command lines',

@@ -4,10 +4,13 @@ import type { TunnelError } from '../../core/errors.ts'
 import { fingerprint, formatKey } from '../../core/key.ts'
 import { command, isSet, JSON_FLAG, RELAY_FLAGS } from '../cli/page.ts'
 import { readChoice } from '../cli/plan.ts'
-import { columns, Screen } from '../cli/screen.ts'
+import { runningProcesses } from '../cli/running.ts'
+import type { Running } from '../cli/running.ts'
+import { columns, printableLines, Screen } from '../cli/screen.ts'
 import type { Fact } from '../cli/screen.ts'
 import { checkChoice, join } from '../join.ts'
 import type { Joining, RelayChoice } from '../join.ts'
+import { Profile } from '../profile.ts'
 import { RelayApi } from '../relay_api.ts'
 import type { World } from '../world.ts'
 
@@ -24,6 +27,13 @@ interface Seen {
 
 async function run({ choice, json }: StatusOptions, world: World): Promise<number> {
   const screen = new Screen(world, { json })
+  const running = await runningProcesses(world)
+  showRunning(world, running, json)
+  if (running.length > 0 && choice.relay === undefined && !world.env['SOTTO_RELAY']) {
+    // The file names the relay; what runs says how it stands.
+    const { relay } = await new Profile(world).settings()
+    if (relay === undefined) return 0
+  }
   const joining = await join(world, choice, (line) => screen.tell(line))
   const print = fingerprint(world.crypto, joining.identity.public)
   const key = formatKey(joining.identity.public)
@@ -86,6 +96,36 @@ async function run({ choice, json }: StatusOptions, world: World): Promise<numbe
     ))
   }
   return 0
+}
+
+/** Each "sotto up" of this profile, and its tunnels. */
+function showRunning({ terminal }: World, running: readonly Running[], json: boolean): void {
+  const { stdout } = terminal
+  for (const { process, tunnels } of running) {
+    if (json) {
+      stdout.write(`${JSON.stringify({ event: 'process', ...process })}\n`)
+      for (const one of tunnels) stdout.write(`${JSON.stringify({ event: 'tunnel', ...one })}\n`)
+      continue
+    }
+    const { config, pid, link, relay } = process
+    const reason = process['reason'] === undefined ? '' : ` (${process['reason']})`
+    stdout.write(printableLines(
+      `running    ${config} as process ${pid}\nlink       ${link}${reason}, to ${relay}\n\n`,
+    ))
+    const rows = tunnels.map((one) => [
+      String(one['tunnel']),
+      String(one['state']),
+      String(one['url'] ?? (one['mode'] === 'verified' ? `sotto connect ${one['name']}` : '')),
+      String(one['upstream']),
+      `${one['visitors']}/${one['total']}`,
+    ])
+    stdout.write(columns(['TUNNEL', 'STATE', 'ADDRESS', 'LEADS TO', 'VISITORS'], rows, stdout))
+    for (const one of tunnels) {
+      const error = one['error'] as { message?: unknown } | undefined
+      if (error) stdout.write(printableLines(`${one['tunnel']}: ${error.message}\n`))
+    }
+    stdout.write('\n')
+  }
 }
 
 async function look(world: World, joining: Joining): Promise<Seen> {

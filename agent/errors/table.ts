@@ -9,6 +9,7 @@ const NEAREST_MAX = 3
 
 const load = {
   command_line: async () => (await import('./command_line.ts')).COMMAND_LINE,
+  config: async () => (await import('./config.ts')).CONFIG,
   trust: async () => (await import('./trust.ts')).TRUST,
   pairing: async () => (await import('./pairing.ts')).PAIRING,
   messages: async () => (await import('./messages.ts')).MESSAGES,
