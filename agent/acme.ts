@@ -245,7 +245,7 @@ export class AcmeSource implements CertificateSource {
       if (!taken) throw new Error('the CA gave a certificate that is not for this name and key')
       await store.keepCertificate(host, { cert, key })
       await store.keepAttempts(host, orderIssued(await store.attempts(host), clock.now()))
-      await this.#take(taken)
+      await this.#take(await this.#kept())
       return clock.now()
     } catch (error) {
       if (this.#stop.signal.aborted) return clock.now()
@@ -272,7 +272,7 @@ export class AcmeSource implements CertificateSource {
   /** Shows another certificate, once the passport names it: peers find the old one or the new one good. */
   async #take(found: Certificate | undefined): Promise<void> {
     const { host, publish, news } = this.#options
-    if (!found || found.cert === this.#trusted?.cert) return
+    if (!found || found.cert.trim() === this.#trusted?.cert.trim()) return
     this.#next = found
     try {
       await publish()

@@ -7,15 +7,18 @@ const EXECUTABLE = '/usr/bin/chromium'
 
 /**
  * `spki`: SHA-256 of public keys, in base64, whose certificates need no authority. `local`: a pattern
- * of host names that lead to this machine.
+ * of host names that lead to this machine. `home`: its `.pki/nssdb` holds the roots that are trusted.
  */
 export function openBrowser(
   spki: readonly string[],
-  { local }: { local?: string } = {},
+  { local, home }: { local?: string; home?: string } = {},
 ): Promise<Browser> {
   return chromium.launch({
     executablePath: EXECUTABLE,
     timeout: 30_000,
+    ...(home === undefined
+      ? {}
+      : { env: { ...process.env, HOME: home } as Record<string, string> }),
     args: [
       '--headless',
       '--no-sandbox',
@@ -27,7 +30,7 @@ export function openBrowser(
       '--disable-sync',
       '--no-proxy-server',
       ...(local === undefined ? [] : [`--host-resolver-rules=MAP ${local} 127.0.0.1`]),
-      `--ignore-certificate-errors-spki-list=${spki.join(',')}`,
+      ...(spki.length === 0 ? [] : [`--ignore-certificate-errors-spki-list=${spki.join(',')}`]),
     ],
   })
 }
