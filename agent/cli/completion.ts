@@ -6,6 +6,7 @@
 import { everyError } from '../errors/table.ts'
 import { SERVICES } from '../access.ts'
 import { Profile } from '../profile.ts'
+import { profileNames } from '../profiles.ts'
 import type { World } from '../world.ts'
 import type { Flag, Page } from './page.ts'
 
@@ -48,6 +49,9 @@ const CODES: Names = async () =>
     Object.keys(codes).map((reason) => ({ word: [module, reason].join('/'), about: 'error code' }))
   )
 
+const PROFILES: Names = async (world) =>
+  (await profileNames(world)).map((word) => ({ word, about: 'profile' }))
+
 /** By what an argument or a flag's value is called on the page. */
 const VALUES: Readonly<Record<string, Names>> = {
   PEER: PEERS,
@@ -66,6 +70,10 @@ const BY_PAGE: Readonly<Record<string, Names>> = {
   'sotto peers verify NAME': PEERS,
   'sotto pair CODE': () => Promise.resolve([]),
   'relay URL': RELAYS,
+  'sotto login RELAY': RELAYS,
+  'profile NAME': PROFILES,
+  'sotto profiles use NAME': PROFILES,
+  'sotto profiles remove NAME': PROFILES,
 }
 
 /** What may stand where the last of `rest` is being typed; the others stand already. */

@@ -75,6 +75,14 @@ export function command<Options>(verb: Verb<Options>): Command {
   }
 }
 
+/** Understood by every command, and on the pages of those that speak to a relay. */
+export const PROFILE_FLAG: Flag = {
+  name: 'profile',
+  value: 'NAME',
+  without: 'SOTTO_PROFILE, else that of "sotto profiles use"',
+  help: 'Which profile: relay, key, pins and identity.',
+}
+
 /** Flags of every command that speaks to a relay. */
 export const RELAY_FLAGS: readonly Flag[] = [
   {
@@ -95,6 +103,7 @@ export const RELAY_FLAGS: readonly Flag[] = [
     without: 'SSL_CERT_FILE, else the CAs that come with sotto',
     help: "PEM file: CAs to trust for the relay's certificate, in place of all others.",
   },
+  PROFILE_FLAG,
 ]
 
 export const JSON_FLAG: Flag = {

@@ -4,9 +4,10 @@
  */
 import { Command as Parser, CommanderError, Option } from 'commander'
 import { asTunnelError, TunnelError } from '../../core/errors.ts'
+import { inProfile } from '../profiles.ts'
 import { VERSION } from '../version.ts'
 import type { StopReason, World } from '../world.ts'
-import { renderPage, table } from './page.ts'
+import { PROFILE_FLAG, renderPage, table } from './page.ts'
 import type { Command, Flag, Given, Page } from './page.ts'
 
 const EXIT_ERROR = 1
@@ -26,6 +27,32 @@ interface Verb {
 }
 
 const VERBS: Readonly<Record<string, Verb>> = {
+  login: {
+    summary: 'log in to a relay, by a code that a person approves or with a key',
+    load: async () => (await import('../commands/login.ts')).login,
+  },
+  logout: {
+    summary: "revoke the profile's key at its relay, and forget it here",
+    load: async () => (await import('../commands/logout.ts')).logout,
+  },
+  profiles: {
+    summary: 'profiles: a relay, a key, pins and an identity each',
+    load: async () => (await import('../commands/profiles.ts')).profiles,
+    verbs: {
+      list: {
+        summary: 'list the profiles',
+        load: async () => (await import('../commands/profiles.ts')).listProfiles,
+      },
+      use: {
+        summary: 'use a profile wherever none is named',
+        load: async () => (await import('../commands/profiles.ts')).useOne,
+      },
+      remove: {
+        summary: 'remove a profile for good',
+        load: async () => (await import('../commands/profiles.ts')).removeOne,
+      },
+    },
+  },
   http: {
     summary: 'give a local HTTP service a public https URL',
     load: async () => (await import('../commands/http.ts')).http,
@@ -75,6 +102,10 @@ const VERBS: Readonly<Record<string, Verb>> = {
     summary: 'run a relay, or manage one',
     load: async () => (await import('../commands/relay.ts')).relay,
     verbs: {
+      approve: {
+        summary: 'let a machine in that shows this code',
+        load: async () => (await import('../commands/approve.ts')).approve,
+      },
       keys: credentialVerbs('keys', 'API keys'),
       tokens: credentialVerbs('tokens', 'fleet tokens'),
       certificates: {
@@ -345,7 +376,8 @@ function credentialVerbs(what: 'keys' | 'tokens', words: string): Verb {
 }
 
 /** Runs one command line and gives the exit code. Errors are told here, to the person, once. */
-export async function runProgram(argv: readonly string[], world: World): Promise<number> {
+export async function runProgram(typed: readonly string[], world: World): Promise<number> {
+  const { argv, profile } = takeProfile(typed)
   const { stdout, stderr } = world.terminal
   let json = argv.includes('--json')
   let started = false
@@ -365,9 +397,11 @@ export async function runProgram(argv: readonly string[], world: World): Promise
       stdout.write(renderPage(command.page))
       return 0
     }
-    const run = command.prepare(given)
+    const { [PROFILE_FLAG.name]: named, ...flags } = given.flags
+    const run = command.prepare({ ...given, flags })
+    const own = await inProfile(world, typeof named === 'string' ? named : profile)
     started = true
-    return await run(world)
+    return await run(own)
   } catch (thrown) {
     // What breaks because the person stopped it is no error.
     if (world.signal.aborted) return (world.signal.reason as StopReason).exitCode
@@ -376,6 +410,17 @@ export async function runProgram(argv: readonly string[], world: World): Promise
     stderr.write(`${describeError(error)}\n`)
     return started ? EXIT_CODES[error.code] ?? EXIT_ERROR : EXIT_USAGE
   }
+}
+
+/** `--profile NAME` before the command, where it is typed for all of them alike. */
+function takeProfile(typed: readonly string[]): { argv: readonly string[]; profile?: string } {
+  const [first, second] = typed
+  const flag = `--${PROFILE_FLAG.name}`
+  if (first === flag && second !== undefined) return { argv: typed.slice(2), profile: second }
+  if (first?.startsWith(`${flag}=`)) {
+    return { argv: typed.slice(1), profile: first.slice(flag.length + 1) }
+  }
+  return { argv: typed }
 }
 
 /** `sotto complete -- WORDS`, which shells ask: one offer a line. On no page, since nobody types it. */
@@ -476,7 +521,10 @@ export function readArguments(page: Page, argv: readonly string[]): Given | 'hel
     parser.argument(arg.startsWith('[') ? arg : `<${arg}>`)
   }
   const { flag: rest, at: cut } = splitRest(page, argv)
-  for (const { name, short, value, many, rest } of page.flags) {
+  const flags = page.flags.some(({ name }) => name === PROFILE_FLAG.name)
+    ? page.flags
+    : [...page.flags, PROFILE_FLAG]
+  for (const { name, short, value, many, rest } of flags) {
     if (rest) continue
     const letter = short === undefined ? '' : `-${short}, `
     const words = value === undefined ? '' : value.startsWith('[') ? ' [value]' : ' <value>'

@@ -60,6 +60,10 @@ export class Screen {
     this.#live = !options.json && world.terminal.stdout.isTTY
   }
 
+  get isJson(): boolean {
+    return this.#json
+  }
+
   /** The lines that stay: where the endpoint is and what holds there. */
   show(event: string, facts: readonly Fact[]): void {
     if (this.#json) return this.#object(event, factsObject(facts))
