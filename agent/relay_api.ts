@@ -24,6 +24,8 @@ const FORM_TYPE = 'application/x-www-form-urlencoded'
 
 export interface Answer {
   status: number
+  /** By name in lower case. */
+  fields: ReadonlyMap<string, string>
   body: Uint8Array
 }
 
@@ -281,12 +283,12 @@ export function parseResponse(bytes: Uint8Array, host: string): Answer {
   if (/chunked/i.test(fields.get('transfer-encoding') ?? '')) {
     const body = unchunk(rest)
     if (!body) throw wrong('a body that breaks off')
-    return { status, body }
+    return { status, fields, body }
   }
   const length = fields.get('content-length')
-  if (length === undefined) return { status, body: rest }
+  if (length === undefined) return { status, fields, body: rest }
   if (rest.length < Number(length)) throw wrong('a body that breaks off')
-  return { status, body: rest.subarray(0, Number(length)) }
+  return { status, fields, body: rest.subarray(0, Number(length)) }
 }
 
 function findEnd(bytes: Uint8Array): number {

@@ -70,9 +70,10 @@ export interface Probes {
   interfaces(): readonly (NetAddress & { readonly name: string; readonly internal: boolean })[]
   /** Of the file system that `path`, or the nearest folder above it that is there, is on. */
   space(path: string): Promise<{ readonly freeBytes: number; readonly totalBytes: number }>
-  /** What a TLS server shows, and why it is not to be trusted by the system's CAs; `ca` are more of them. */
+  /** What a TLS server shows over `carrier`, and why no CA of the system, or of `ca`, vouches for it. */
   tlsChain(
-    target: Target & { servername: string; ca?: readonly string[]; timeoutMs: number },
+    carrier: Conn,
+    options: { servername: string; ca?: readonly string[]; timeoutMs: number },
   ): Promise<TlsChain>
   /** A UDP socket that takes datagrams from anybody. */
   datagrams(family: 4 | 6): Promise<OpenDatagrams>

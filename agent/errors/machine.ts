@@ -3,6 +3,35 @@ import { malformed, misused } from './page.ts'
 import type { ErrorTable } from './page.ts'
 
 export const MACHINE: ErrorTable = {
+  doctor: {
+    about: 'what "sotto doctor" found, or could not look at',
+    codes: {
+      check: [
+        'A check met an error that it does not know.',
+        'An error of the system that has no page of its own.',
+        'Read the message: it holds the words of the system. Look at what stands above it first.',
+        'sotto doctor',
+      ],
+      silence: [
+        'The relay was asked over HTTP and said nothing.',
+        'It closed the connection, is overloaded, or a firewall or a wrong MTU loses packets on the way.',
+        'Try again, then from another network. If small questions are answered and large ones are not, lower the MTU.',
+        'sotto doctor',
+      ],
+      stun: [
+        'A STUN server of --stun cannot be read, or there are too many.',
+        'It is a URL with more in it than host and port.',
+        'Write host:port, such as stun.example.com:3478; at most four.',
+        'sotto doctor --help',
+      ],
+      timeout: [
+        'A check did not end in time.',
+        'Something on the way drops packets without a word, often a firewall.',
+        'Look at what else failed, and try from another network.',
+        'sotto doctor',
+      ],
+    },
+  },
   service: {
     about: 'the agent or a relay as a service',
     codes: {

@@ -1,11 +1,14 @@
 /** What `sotto doctor` asks of the system: names, interfaces, disk, certificates, bare UDP, path MTU. */
 import { lookup } from 'node:dns/promises'
 import { statfs } from 'node:fs/promises'
+import { isIP } from 'node:net'
 import { networkInterfaces } from 'node:os'
 import { dirname } from 'node:path'
 import * as tls from 'node:tls'
 import { TunnelError } from '../../core/errors.ts'
+import type { Conn } from '../../core/socket.ts'
 import type { NetAddress, OpenDatagrams, Probes, TlsChain } from '../world.ts'
+import { carrierOf } from './carrier.ts'
 import { AF_INET, AF_INET6, openLibc, SOCK_CLOEXEC, SOCK_DGRAM } from './libc.ts'
 import { bareHost, connectError } from './tcp.ts'
 
@@ -52,15 +55,15 @@ export const hostProbes: Probes = {
   pathMtu,
 }
 
-function tlsChain(options: Parameters<Probes['tlsChain']>[0]): Promise<TlsChain> {
-  const { servername, ca, timeoutMs } = options
-  const where = 'host' in options
-    ? { host: bareHost(options.host), port: options.port }
-    : { path: options.path }
-  return new Promise((resolve, reject) => {
+async function tlsChain(
+  carrier: Conn,
+  { servername, ca, timeoutMs }: Parameters<Probes['tlsChain']>[1],
+): Promise<TlsChain> {
+  const below = await carrierOf(carrier)
+  return await new Promise((resolve, reject) => {
     const socket = tls.connect({
-      ...where,
-      ...(/^[\d.]+$|:/.test(servername) ? {} : { servername }),
+      socket: below,
+      ...(isIP(servername) ? {} : { servername }),
       ALPNProtocols: ['http/1.1'],
       rejectUnauthorized: false,
       ...(ca ? { ca: [...tls.rootCertificates, ...ca] } : {}),
