@@ -521,10 +521,10 @@ export function readArguments(page: Page, argv: readonly string[]): Given | 'hel
     parser.argument(arg.startsWith('[') ? arg : `<${arg}>`)
   }
   const { flag: rest, at: cut } = splitRest(page, argv)
-  const flags = page.flags.some(({ name }) => name === PROFILE_FLAG.name)
+  const known = page.flags.some(({ name }) => name === PROFILE_FLAG.name)
     ? page.flags
     : [...page.flags, PROFILE_FLAG]
-  for (const { name, short, value, many, rest } of flags) {
+  for (const { name, short, value, many, rest } of known) {
     if (rest) continue
     const letter = short === undefined ? '' : `-${short}, `
     const words = value === undefined ? '' : value.startsWith('[') ? ' [value]' : ' <value>'
