@@ -10,6 +10,8 @@ import type { AcmeChoice, AcmeNews } from '../acme.ts'
 import { Challenges } from '../acme_challenge.ts'
 import { certificateFiles, endpointCertificate } from '../certificate.ts'
 import type { CertificateSource } from '../certificate.ts'
+import { DomainClaims } from '../domains.ts'
+import type { DomainNews } from '../domains.ts'
 import { speaksH2 } from '../forward.ts'
 import type { Upstream } from '../forward.ts'
 import type { Joining } from '../join.ts'
@@ -38,6 +40,8 @@ export interface Plan {
   certificate?: { cert: string; key: string }
   /** Certificates of a CA: for the endpoint's own name where the relay allows it, and for others. */
   acme?: AcmePlan
+  /** Domains of the person's own that lead to it, besides those of `acme`. */
+  domains?: readonly string[]
   admits?: TunnelOptions['admits']
   onKnock?: TunnelOptions['onKnock']
   /** The agent that will serve it, before it joins. */
@@ -83,6 +87,7 @@ class Publication {
   readonly #challenges = new Challenges()
   /** By host name: those that a CA may vouch for. */
   readonly #acme = new Map<string, AcmeSource>()
+  readonly #domains: DomainClaims
   #wasUp = false
   #told = false
   #waitsUntilMs: number | undefined
@@ -104,6 +109,12 @@ class Publication {
         screen.tell(`the relay says: ${message}`, { event: 'notice', fields: { code, message } }),
     })
     this.#agent.add(this.#tunnel)
+    this.#domains = new DomainClaims(world, {
+      name: plan.name,
+      domains: [...new Set([...plan.domains ?? [], ...plan.acme?.domains ?? []])],
+      request: (body) => this.#agent.uplink.request(body),
+      news: (news) => this.#domain(news),
+    })
     plan.onAgent?.(this.#agent)
   }
 
@@ -122,6 +133,7 @@ class Publication {
     } finally {
       signal.removeEventListener('abort', stopped)
       screen.close()
+      this.#domains.down()
       this.#agent.close()
       this.#source?.certificate.close()
       for (const source of this.#acme.values()) source.close()
@@ -204,7 +216,9 @@ class Publication {
       fallback,
       choice: this.#plan.acme!.choice,
       challenges: this.#challenges,
-      reachable: () => this.#wasUp && this.#agent.uplink.up !== undefined,
+      reachable: () =>
+        this.#wasUp && this.#agent.uplink.up !== undefined &&
+        (!this.#plan.acme!.domains.includes(host) || this.#domains.has(host)),
       publish: () => this.#agent.republish(),
       news: (news) => tellNews(this.#ports.screen, news),
     })
@@ -239,6 +253,7 @@ class Publication {
       case 'refused':
         return this.#end(state.error)
       case 'down': {
+        this.#domains.down()
         this.#waitsUntilMs = this.#world.clock.monotonic() + state.retryInMs
         const { reason, retryInMs } = state
         screen.event('down', { reason, retryInMs })
@@ -276,7 +291,23 @@ class Publication {
     }
     this.#wasUp = true
     this.#told = false
+    this.#domains.up()
     for (const source of this.#acme.values()) source.wake()
+  }
+
+  #domain(news: DomainNews): void {
+    const { screen } = this.#ports
+    const { state, domain } = news
+    if (state === 'refused') {
+      const { message, hint } = news.error
+      return screen.tell(message, {
+        event: 'domain',
+        fields: { state, domain, ...news.error.toJSON() },
+        ...(hint === undefined ? {} : { hint }),
+      })
+    }
+    screen.tell(`https://${domain}/ leads here too`, { event: 'domain', fields: news })
+    this.#acme.get(domain)?.wake()
   }
 
   #facts({ place, certificate }: Shown): Fact[] {

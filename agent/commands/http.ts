@@ -1,9 +1,10 @@
 /** `sotto http`: a local HTTP service at a public https URL, its TLS ending here. */
+import { readHostName } from '../../core/dns.ts'
 import { TunnelError } from '../../core/errors.ts'
 import { parseUpstream } from '../forward.ts'
 import { join } from '../join.ts'
 import type { World } from '../world.ts'
-import { command, JSON_FLAG, RELAY_FLAGS, textOf } from '../cli/page.ts'
+import { command, JSON_FLAG, listOf, RELAY_FLAGS, textOf } from '../cli/page.ts'
 import type { Given, Page } from '../cli/page.ts'
 import {
   checkTunnel,
@@ -50,6 +51,12 @@ const page: Page = {
     { name: 'e2ee-key', value: 'PATH', help: 'PEM file: the key of that certificate.' },
     ...ACME_FLAGS,
     {
+      name: 'domain',
+      value: 'HOST',
+      many: true,
+      help: 'As --acme-domain, but with no certificate of a CA for it.',
+    },
+    {
       name: 'host-header',
       value: 'VALUE',
       without: 'passed on as it is',
@@ -67,6 +74,7 @@ export interface HttpOptions extends TunnelChoice {
   certPath: string | undefined
   keyPath: string | undefined
   acme: AcmeFlags
+  domains: string[]
   hostHeader: string | undefined
   proxyProtocol: 'v1' | 'v2' | undefined
 }
@@ -77,6 +85,7 @@ function read(given: Given): HttpOptions {
     certPath: textOf(given, 'e2ee-cert'),
     keyPath: textOf(given, 'e2ee-key'),
     acme: readAcme(given),
+    domains: listOf(given, 'domain').map(readHostName),
     hostHeader: textOf(given, 'host-header'),
     proxyProtocol: proxyOf(given),
   }
@@ -97,6 +106,9 @@ function check(options: HttpOptions): void {
   }
   if (!e2ee && certPath !== undefined) {
     throw conflict('--e2ee-cert', '--e2ee=false', 'TLS does not end here then')
+  }
+  if (!e2ee && options.domains.length > 0) {
+    throw conflict('--domain', '--e2ee=false', 'the relay has no certificate for that name')
   }
   if (!e2ee && proxyProtocol) {
     throw conflict(
@@ -130,7 +142,7 @@ async function run(options: HttpOptions, world: World): Promise<number> {
   const screen = new Screen(world, options)
   const joining = await join(world, options.choice, (line) => screen.tell(line))
   const upstream = parseUpstream(options.upstream)
-  const { certPath, keyPath, hostHeader, proxyProtocol, e2ee } = options
+  const { certPath, keyPath, hostHeader, proxyProtocol, e2ee, domains } = options
   const acme = e2ee ? await acmePlan(options.acme, world) : undefined
   return await publish(world, {
     name: options.name ?? defaultName(upstream, joining.identity),
@@ -141,6 +153,7 @@ async function run(options: HttpOptions, world: World): Promise<number> {
     ...(hostHeader === undefined ? {} : { hostHeader }),
     ...(proxyProtocol ? { proxyProtocol } : {}),
     ...(acme ? { acme } : {}),
+    ...(e2ee ? { domains } : {}),
     ...(certPath && keyPath ? { certificate: { cert: certPath, key: keyPath } } : {}),
   }, { joining, screen })
 }

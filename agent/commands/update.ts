@@ -10,6 +10,7 @@ import { readChoice } from '../cli/plan.ts'
 import { bytesWords, Screen } from '../cli/screen.ts'
 import { checkChoice, hostOf, join } from '../join.ts'
 import type { RelayChoice } from '../join.ts'
+import { connectTlsOut } from '../outward.ts'
 import { Profile } from '../profile.ts'
 import { RelayApi } from '../relay_api.ts'
 import { fetchProgram, fetchRelease, judge, signerOf, tryProgram } from '../update.ts'
@@ -182,8 +183,7 @@ async function source(
 ): Promise<{ base: URL; fetching: Fetching }> {
   const { clock, signal } = world
   const byCa = (url: URL): Promise<Conn> =>
-    world.tls.connect({
-      target: { host: hostOf(url), port: Number(url.port) || 443 },
+    connectTlsOut(world, { host: hostOf(url), port: Number(url.port) || 443 }, {
       servername: hostOf(url),
       alpn: ['http/1.1'],
     })
