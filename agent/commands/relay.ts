@@ -104,6 +104,13 @@ async function run({ flags, json }: RelayOptions, world: World): Promise<number>
         line: `identity ${running.fingerprint}`,
       },
       ...await firstKeys(world, { running, profile, origin }),
+      {
+        name: 'login',
+        value: `sotto login ${new URL(origin).host}`,
+        line: `\nlet a machine in: there  sotto login ${new URL(origin).host}\n` +
+          '                  here   sotto relay approve CODE',
+        whole: true,
+      },
     ])
     await tellReady(world, `listens on port ${running.port} as ${settings.domain}`)
     await new Promise<void>((resolve) => {

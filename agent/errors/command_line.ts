@@ -307,6 +307,30 @@ export const COMMAND_LINE: ErrorTable = {
         'End the other sotto and try again.',
         'sotto status',
       ],
+      default: [
+        'The profile "default" cannot be removed.',
+        'It is the one that is there without any word about profiles.',
+        'To take its key away, log out.',
+        'sotto logout',
+      ],
+      key: [
+        'The profile still holds a key for its relay.',
+        'You have not logged out of it.',
+        'Log out first, so that the key is revoked; --force leaves it good.',
+        'sotto logout --profile NAME',
+      ],
+      name: [
+        'A profile cannot be called that.',
+        'A capital letter, a blank or a slash in --profile, SOTTO_PROFILE or the file current_profile.',
+        'Use 1 to 63 of a-z, 0-9 and hyphens inside.',
+        'sotto profiles',
+      ],
+      unknown: [
+        'There is no profile of that name.',
+        'A typing error, or nobody has logged in with it yet.',
+        'Look at those that there are, or make it by logging in.',
+        'sotto profiles',
+      ],
       corrupt: [
         'A file of the profile holds something else than it should.',
         'It was edited by hand, or cut by a full disk or a copy.',

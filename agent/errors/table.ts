@@ -14,6 +14,7 @@ const load = {
   pairing: async () => (await import('./pairing.ts')).PAIRING,
   messages: async () => (await import('./messages.ts')).MESSAGES,
   connection: async () => (await import('./connection.ts')).CONNECTION,
+  login: async () => (await import('./login.ts')).LOGIN,
   relay: async () => (await import('./relay.ts')).RELAY,
   web: async () => (await import('./web.ts')).WEB,
   update: async () => (await import('./update.ts')).UPDATE,
