@@ -10,6 +10,7 @@ import { admissionCases } from './cases/admission.ts'
 import { ingressCases } from './cases/ingress.ts'
 import { lifeCases } from './cases/life.ts'
 import { linkCases } from './cases/links.ts'
+import { loginCases } from './cases/logins.ts'
 import { poolCases } from './cases/pools.ts'
 import { portCases } from './cases/ports.ts'
 import { sharedCases } from './cases/shared.ts'
@@ -25,6 +26,7 @@ const ALL: readonly Cases[] = [
   poolCases,
   sharedCases,
   portCases,
+  loginCases,
   lifeCases,
 ]
 
