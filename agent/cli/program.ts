@@ -334,6 +334,15 @@ const VERBS: Readonly<Record<string, Verb>> = {
     summary: 'find what is wrong, and say what to do',
     load: async () => (await import('../commands/doctor.ts')).doctor,
   },
+  domains: {
+    summary: 'domains of your own that lead to endpoints',
+    verbs: {
+      check: {
+        summary: 'whether a domain is ready, and which records to set',
+        load: async () => (await import('../commands/domains.ts')).checkDomains,
+      },
+    },
+  },
   completions: {
     summary: 'print what a shell loads to complete command lines',
     load: async () => (await import('../commands/completions.ts')).completions,
