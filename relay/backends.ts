@@ -3,6 +3,7 @@ import type { Clock } from '../core/clock.ts'
 import type { Endpoints } from './endpoints.ts'
 import { Gateway } from './gateway.ts'
 import type { Backend } from './gateway.ts'
+import { under } from './ingress.ts'
 import type { Metrics } from './metrics.ts'
 import { overQuota, Problem } from './problem.ts'
 import { addressWho, scopeWho } from './quota.ts'
@@ -108,4 +109,15 @@ export function relayGateway(
     )
   })
   return gateway
+}
+
+/** Whose an inspectable endpoint is that has an agent now and is not blocked, by its host name. */
+export function inspectableScope(
+  relay: Relay,
+  { domain, registry }: { domain: string; registry: Registry },
+  host: string,
+): string | undefined {
+  const endpoint = relay.endpoints.get(under(host, domain) ?? '')
+  if (endpoint?.mode !== 'inspectable') return undefined
+  return registry.isBlocked(endpoint.name, endpoint.scope) ? undefined : endpoint.scope
 }

@@ -6,6 +6,8 @@
 // The library finds its classes by decorators, and wants this polyfill before it.
 import 'reflect-metadata'
 import * as x509 from '@peculiar/x509'
+import { fromHex } from '../core/bytes.ts'
+import { certificateId } from '../core/renewal.ts'
 
 /** Validity; made anew when less than a third is left. */
 const VALID_MS = 90 * 86_400_000
@@ -19,12 +21,18 @@ export interface CertificatePair {
   key: string
 }
 
+/** id-pe-acmeIdentifier, RFC 8737 §3. */
+const ACME_IDENTIFIER = '1.3.6.1.5.5.7.1.31'
 const P256 = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' }
 
-/** A new pair for host names, wildcards and IP addresses alike. */
+/**
+ * A new pair for host names, wildcards and IP addresses alike. `authorization` is what a CA is shown by
+ * `acme-tls/1`: the SHA-256, 32 bytes, of the words that it asked for (RFC 8737 §3).
+ */
 export async function makeCertificate(
   names: readonly string[],
   nowMs: number,
+  { authorization }: { authorization?: Uint8Array } = {},
 ): Promise<CertificatePair> {
   const keys = await crypto.subtle.generateKey(P256, true, ['sign', 'verify'])
   const serial = crypto.getRandomValues(new Uint8Array(16))
@@ -43,6 +51,10 @@ export async function makeCertificate(
       new x509.SubjectAlternativeNameExtension(
         names.map((value) => ({ type: isAddress(value) ? 'ip' : 'dns', value }) as const),
       ),
+      // An OCTET STRING of 32 bytes within the extension's own.
+      ...(authorization
+        ? [new x509.Extension(ACME_IDENTIFIER, true, Uint8Array.of(4, 32, ...authorization))]
+        : []),
     ],
   })
   const pkcs8 = await crypto.subtle.exportKey('pkcs8', keys.privateKey)
@@ -65,6 +77,20 @@ export function isCurrent(pem: string, names: readonly string[], nowMs: number):
   } catch {
     return false
   }
+}
+
+/**
+ * What identifies a certificate towards its CA (RFC 9773 §4.1): the content of its authority's key
+ * identifier and of its serial number; undefined where it has no such identifier.
+ */
+export function certificateIdOf(pem: string): string | undefined {
+  const leaf = new x509.X509Certificate(pem)
+  const authority = leaf.getExtension(x509.AuthorityKeyIdentifierExtension)?.keyId
+  if (authority === undefined) return undefined
+  const serial = leaf.serialNumber
+  // The library leaves out the zero that keeps a number positive; the identifier has it.
+  const sign = Number.parseInt(serial.slice(0, 2), 16) >= 0x80 ? '00' : ''
+  return certificateId(fromHex(authority), fromHex(sign + serial))
 }
 
 function isAddress(name: string): boolean {

@@ -5,6 +5,7 @@
  */
 import 'reflect-metadata'
 import * as x509 from '@peculiar/x509'
+import type { ShownCertificate } from '../core/admit.ts'
 import type { Clock } from '../core/clock.ts'
 import { hex } from '../core/bytes.ts'
 import { isTunnelError, TunnelError } from '../core/errors.ts'
@@ -12,6 +13,7 @@ import type { ErrorCode } from '../core/errors.ts'
 import { isName } from '../core/key.ts'
 import type { Grant } from './credentials.ts'
 import { serialOf } from './revoked_certificates.ts'
+import type { RevokedCertificates } from './revoked_certificates.ts'
 
 /** Certificates of one chain, the leaf among them. */
 export const CHAIN_LENGTH_MAX = 4
@@ -80,6 +82,21 @@ export function certificateVerifier(caPem: string, clock: Clock): CertificateVer
 export function certificateGrant(certified: CertifiedScope): Grant {
   const { scope, fingerprint, expiresAt, serials } = certified
   return { id: fingerprint, kind: 'certificate', scope, admin: false, expiresAt, serials }
+}
+
+/** The grant of a certificate that was shown. Throws what is wrong with it, and `certificate/revoked`. */
+export async function certified(
+  ports: { verifyCertificate?: CertificateVerifier; revoked?: RevokedCertificates },
+  { chain, message, signature }: ShownCertificate,
+): Promise<Grant> {
+  const certified = await ports.verifyCertificate!(chain, message, signature)
+  const revoked = ports.revoked?.find(certified.serials)
+  if (!revoked) return certificateGrant(certified)
+  throw new TunnelError(
+    'certificate/revoked',
+    `Cannot admit the certificate: serial number ${revoked.serial} was revoked`,
+    { hint: 'Ask the operator for a new one.' },
+  )
 }
 
 function readAuthorities(pem: string): x509.X509Certificate[] {

@@ -51,6 +51,7 @@ export const LOG_FIELDS = [
   'signal',
   'status',
   'stream',
+  'until', // an instant
   'url',
   'version',
 ] as const

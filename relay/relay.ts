@@ -2,7 +2,7 @@
  * One relay in one process: a hub for each agent, the live endpoints, the ingress, the public ports,
  * and the rules of who may do what. Everything that names a runtime reaches it as a port.
  */
-import type { Admitted, RelayIdentity, ShownCertificate } from '../core/admit.ts'
+import type { Admitted, RelayIdentity } from '../core/admit.ts'
 import { hex } from '../core/bytes.ts'
 import type { Clock, Timer } from '../core/clock.ts'
 import type { Crypto } from '../core/crypto.ts'
@@ -13,7 +13,7 @@ import type { Conn, Socket } from '../core/socket.ts'
 import { checkTicket } from '../core/ticket.ts'
 import type { Ticket } from '../core/ticket.ts'
 import { BulkLink } from './bulk.ts'
-import { certificateGrant } from './client_ca.ts'
+import { certified } from './client_ca.ts'
 import type { CertificateVerifier } from './client_ca.ts'
 import { readClaim } from './claim.ts'
 import type { Credentials, Grant } from './credentials.ts'
@@ -344,7 +344,7 @@ export class Relay implements MemberOwner {
         { credential, address: member.address },
         () =>
           credential.kind === 'certificate'
-            ? this.#certified(credential)
+            ? certified(this.#ports, credential)
             : credentials.verify(credential.secret),
       )
       needLabels(grant, admitted.labels)
@@ -373,17 +373,6 @@ export class Relay implements MemberOwner {
     if (this.#entering.has(member)) member.countedIn = authorised.scope
     else hold.release()
     return authorised
-  }
-
-  async #certified({ chain, message, signature }: ShownCertificate): Promise<Grant> {
-    const certified = await this.#ports.verifyCertificate!(chain, message, signature)
-    const revoked = this.#ports.revoked?.find(certified.serials)
-    if (!revoked) return certificateGrant(certified)
-    throw new TunnelError(
-      'certificate/revoked',
-      `Cannot admit the certificate: serial number ${revoked.serial} was revoked`,
-      { hint: 'Ask the operator for a new one.' },
-    )
   }
 
   #limitAgents(grant: Grant, member: Member): void {

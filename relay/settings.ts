@@ -251,12 +251,12 @@ export const SETTINGS: readonly SettingLine[] = [
     expected: 'a path',
     help: 'PEM file: roots to trust when talking to the CA.',
   }),
-  line('acmeEabId', 'acme-eab-id', 'ID', {
+  line('acmeEabId', 'acme-eab-kid', 'ID', {
     without: 'none',
     expected: 'the key id that the CA gave',
     help: 'External account binding.',
   }),
-  line('acmeEabKeyPath', 'acme-eab-key', 'PATH', {
+  line('acmeEabKeyPath', 'acme-eab-key-file', 'PATH', {
     without: 'none',
     expected: 'a path',
     help: 'File with the key of that binding, in base64url.',
@@ -490,7 +490,7 @@ function acmeMistakes(settings: Settings): string[] {
     mistakes.push(`--acme: found --domain ${quote(domain)}, expected a name that the CA can reach`)
   }
   if ((acmeEabId === '') !== (acmeEabKeyPath === '')) {
-    const missing = acmeEabId === '' ? '--acme-eab-id' : '--acme-eab-key'
+    const missing = acmeEabId === '' ? '--acme-eab-kid' : '--acme-eab-key-file'
     mistakes.push(`${missing}: found nothing, expected it with the other half of the binding`)
   }
   return mistakes

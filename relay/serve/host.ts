@@ -129,7 +129,7 @@ export async function openHost(options: HostOptions): Promise<Host> {
     store,
     publicPort,
     async renew() {
-      const found = await services.renewed(tls)
+      const found = await services.renewed({ tls, appsTls })
       if (found) ({ tls, appsTls } = found)
       return found !== undefined
     },
@@ -166,7 +166,7 @@ async function openServices(options: HostOptions): Promise<{
   appsTls: CertificatePair
   acme: AcmeHost | undefined
   /** Another pair than `now`, which the relay's challenges name from then on; undefined: the same. */
-  renewed(now: CertificatePair): Promise<Pairs | undefined>
+  renewed(now: Pairs): Promise<Pairs | undefined>
   watches: Timer[]
   adminKey: string | undefined
 }> {
@@ -183,7 +183,12 @@ async function openServices(options: HostOptions): Promise<{
     ...new Set([...settings.names, ...(isLocal(settings) ? ['127.0.0.1', 'localhost'] : [])]),
   ]
   const acme = settings.acme
-    ? await AcmeHost.open(settings, { clock, crypto, log, folder: join(settings.dataDirectory, 'acme') })
+    ? await AcmeHost.open(settings, {
+      clock,
+      crypto,
+      log,
+      folder: join(settings.dataDirectory, 'acme'),
+    })
     : undefined
   const pairs = async (): Promise<Pairs> => {
     const appsTls = await loadCertificate(settings, names, clock)
@@ -238,11 +243,12 @@ async function openServices(options: HostOptions): Promise<{
     ...(domains ? { domains } : {}),
     ...(authority ? { verifyCertificate: (...shown) => authority.verify(...shown) } : {}),
   }
-  const renewed = async (now: CertificatePair): Promise<Pairs | undefined> => {
+  const renewed = async (now: Pairs): Promise<Pairs | undefined> => {
     await authority?.reread()
     const found = await pairs()
     const { tls: pair } = found
-    if (pair.cert === now.cert && pair.key === now.key) return undefined
+    const sameApps = found.appsTls.cert === now.appsTls.cert
+    if (pair.cert === now.tls.cert && pair.key === now.tls.key && sameApps) return undefined
     checkPair(pair)
     const { certificates } = relayIdentity
     // Connections that began with the one before are still in admission.

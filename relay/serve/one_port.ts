@@ -4,12 +4,15 @@
  */
 import type { Timer } from '../../core/clock.ts'
 import type { Conn, Listener } from '../../core/socket.ts'
-import { relayGateway } from '../backends.ts'
+import { inspectableScope, relayGateway } from '../backends.ts'
 import { BehindProxy } from '../behind_proxy.ts'
+import type { CertificatePair } from '../certificate.ts'
+import type { Gateway } from '../gateway.ts'
 import { errorFields } from '../log.ts'
 import type { PublicPortsNet } from '../public_ports.ts'
 import { Relay } from '../relay.ts'
 import { watch } from '../store/watch.ts'
+import { Doors } from './doors.ts'
 import type { Host, RunningRelay } from './host.ts'
 import { awaitTicket, GOODBYE_MS_MAX, Inside, LOOPBACK } from './inside.ts'
 import { serveGateway } from './node_gateway.ts'
@@ -39,70 +42,64 @@ export async function openPort(
   { sockets, serveHttps }: { sockets: Sockets; serveHttps: ServeHttps },
 ): Promise<RunningRelay> {
   const { listen, udp, later } = sockets
-  const { settings, clock } = host.ports
+  const { acme, ports: { settings, clock } } = host
   const inside = new Inside((port) => sockets.connect({ host: LOOPBACK, port }))
   const servers = { https: 0, bulk: 0, gateway: 0 }
+  let doors: Doors | undefined
   const relay = new Relay({
     ...host.ports,
     publicPort: () => host.publicPort(),
     net: { listen, udp, later },
     app: (conn, first, left) => inside.join(conn, { first, port: servers.https, left }),
-    readable: (conn, first, left) => inside.join(conn, { first, port: servers.gateway, left }),
+    readable: (name) =>
+      doors?.to(name) ??
+        ((conn, first, left) => inside.join(conn, { first, port: servers.gateway, left })),
+    challenge: (name) => {
+      const port = acme?.challengePort(name)
+      return port === undefined
+        ? undefined
+        : (conn, first, left) => inside.join(conn, { first, port, left })
+    },
     bulkTls: (conn, first, left) => inside.join(conn, { first, port: servers.bulk, left, clock }),
   })
-  const claim = relay.claimBulk.bind(relay)
-  const readable = relayGateway(relay, { ...host.ports, domain: settings.appsDomain })
-  /** Servers with the certificate of now; connections from now on go to them. */
-  const openInside = async (): Promise<() => Promise<void>> => {
-    const https = await serveHttps(host, { relay, inside })
-    const bulk = await listen(
-      { host: LOOPBACK, port: 0, tls: host.tls },
-      (conn) => awaitTicket(conn, { clock, inside, claim }),
-    )
-    const gateway = await serveGateway(readable, {
-      tls: host.tls,
-      address: (port) => inside.address(port),
+  const generations = new Generations(host, { relay, inside, servers, listen, serveHttps })
+  await generations.open()
+  if (acme) {
+    const live = { ...host.ports, domain: settings.appsDomain }
+    acme.scopeOf = (name) => inspectableScope(relay, live, name)
+    acme.changed = async (name) => void (settings.names.includes(name) && await generations.renew())
+    doors = new Doors({
+      acme,
+      inside,
+      open: (pair) => generations.gateway(pair),
+      common: () => servers.gateway,
     })
-    Object.assign(servers, { https: https.port, bulk: bulk.port, gateway: gateway.port })
-    return async () => {
-      await https.close()
-      await bulk.close()
-      await gateway.close()
-    }
   }
-  const generations = [await openInside()]
-  const stopInside = async (): Promise<void> => {
-    for (const close of generations.splice(0)) await close()
-    await host.store.close()
-  }
-  const renew = async (): Promise<boolean> => {
-    if (generations.length === 0 || !await host.renew()) return false
-    generations.push(await openInside())
-    host.ports.log.info('certificate renewed', {})
-    // Links last for weeks: those of a server that is many certificates old come back by themselves.
-    if (generations.length > GENERATIONS_MAX) await generations.shift()!()
-    return true
-  }
-  const { behindProxy } = settings
-  const proxied = behindProxy && new BehindProxy({
+  const proxied = settings.behindProxy && new BehindProxy({
     clock,
-    trusted: behindProxy,
+    trusted: settings.behindProxy,
     accept: (conn) => relay.ingress.accept(conn),
     refused: (reason, fields) => relay.turnedAway(reason, fields),
   })
-  const accept = (conn: Conn): void => (proxied ?? relay.ingress).accept(conn)
+  const stopInside = async (): Promise<void> => {
+    await acme?.desk.close()
+    await doors?.close()
+    await generations.close()
+    await host.store.close()
+  }
   let listener: Listener
   try {
-    listener = await listen(settings, accept)
+    listener = await listen(settings, (conn) => (proxied ?? relay.ingress).accept(conn))
   } catch (error) {
     await stopInside()
     throw error
   }
   host.listening(listener.port)
-  const renewal = watchCertificate(host, renew)
+  acme?.desk.start()
+  const renewal = watchCertificate(host, () => generations.renew())
   return host.running(relay, {
     port: listener.port,
-    renew,
+    renew: () => generations.renew(),
     stop: async () => {
       renewal.cancel()
       proxied?.close()
@@ -112,6 +109,68 @@ export async function openPort(
       await stopInside()
     },
   })
+}
+
+interface Behind {
+  relay: Relay
+  inside: Inside
+  /** Ports that new connections go to. */
+  servers: { https: number; bulk: number; gateway: number }
+  listen: Sockets['listen']
+  serveHttps: ServeHttps
+}
+
+/** The servers behind the port, opened anew with each certificate; those of before keep what they carry. */
+class Generations {
+  readonly #host: Host
+  readonly #behind: Behind
+  readonly #readable: Gateway
+  readonly #closes: (() => Promise<void>)[] = []
+
+  constructor(host: Host, behind: Behind) {
+    this.#host = host
+    this.#behind = behind
+    const domain = host.ports.settings.appsDomain
+    this.#readable = relayGateway(behind.relay, { ...host.ports, domain })
+  }
+
+  /** Servers with the certificates of now; connections from now on go to them. */
+  async open(): Promise<void> {
+    const { relay, inside, servers, listen, serveHttps } = this.#behind
+    const { clock } = this.#host.ports
+    const claim = relay.claimBulk.bind(relay)
+    const https = await serveHttps(this.#host, { relay, inside })
+    const bulk = await listen(
+      { host: LOOPBACK, port: 0, tls: this.#host.tls },
+      (conn) => awaitTicket(conn, { clock, inside, claim }),
+    )
+    const gateway = await this.gateway(this.#host.appsTls)
+    Object.assign(servers, { https: https.port, bulk: bulk.port, gateway: gateway.port })
+    this.#closes.push(async () => {
+      await https.close()
+      await bulk.close()
+      await gateway.close()
+    })
+  }
+
+  /** Readable endpoints with one certificate. */
+  gateway(tls: CertificatePair): Promise<{ port: number; close(): Promise<void> }> {
+    const { inside } = this.#behind
+    return serveGateway(this.#readable, { tls, address: (port) => inside.address(port) })
+  }
+
+  async renew(): Promise<boolean> {
+    if (this.#closes.length === 0 || !await this.#host.renew()) return false
+    await this.open()
+    this.#host.ports.log.info('certificate renewed', {})
+    // Links last for weeks: those of a server that is many certificates old come back by themselves.
+    if (this.#closes.length > GENERATIONS_MAX) await this.#closes.shift()!()
+    return true
+  }
+
+  async close(): Promise<void> {
+    for (const close of this.#closes.splice(0)) await close()
+  }
 }
 
 /** A pair that cannot be taken is told once, and looked at again. */

@@ -115,9 +115,9 @@ function visit(
     const inner = tls.connect({ socket, servername: name, rejectUnauthorized: false })
     let text = ''
     inner.on('secureConnect', () => inner.write(say))
-    inner.on('data', (bytes) => text += bytes)
+    inner.on('data', (bytes: Uint8Array) => text += bytes)
     inner.on('end', () => resolve(text))
-    inner.on('error', (error) => resolve(`${(error as { code?: string }).code}: ${error.message}`))
+    inner.on('error', (error: Error) => resolve(`${(error as { code?: string }).code}: ${error.message}`))
     socket.on('error', (error) => resolve(String(error)))
     inner.on('close', () => resolve(text || 'closed'))
   })

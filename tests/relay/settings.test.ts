@@ -125,8 +125,8 @@ test('each wrong value is refused by its own flag and by its own variable', () =
     'acme-directory': ['', 'http://a.b/', 'a.b', 'https://'],
     'acme-contact': ['', 'a', 'a@b,c@d', 'mailto:a@b', 'a b@c'],
     'acme-ca': [''],
-    'acme-eab-id': ['', 'a b'],
-    'acme-eab-key': [''],
+    'acme-eab-kid': ['', 'a b'],
+    'acme-eab-key-file': [''],
     'behind-proxy': [
       '',
       'x',
@@ -181,8 +181,8 @@ test('what only holds between settings', () => {
     [{ 'tls-key': '/k' }, '--tls-cert'],
     [{ acme: true }, '--acme'],
     [{ acme: true, domain: 'a.b', 'tls-cert': '/c', 'tls-key': '/k' }, '--acme'],
-    [{ 'acme-eab-id': 'x' }, '--acme-eab-key'],
-    [{ 'acme-eab-key': '/k' }, '--acme-eab-id'],
+    [{ 'acme-eab-kid': 'x' }, '--acme-eab-key-file'],
+    [{ 'acme-eab-key-file': '/k' }, '--acme-eab-kid'],
     [{ port: 20_500, 'public-ports': '20000-20999' }, '--public-ports'],
   ]
   for (const [flags, named] of cases) {
