@@ -55,6 +55,8 @@ export function systemdUnit(plan: ServicePlan, { version }: UnitOptions = {}): s
     'TimeoutStartSec=90',
     'TimeoutStopSec=45',
     'WatchdogSec=60',
+    '# What hangs is not asked for its last words.',
+    'WatchdogSignal=SIGKILL',
     'LimitNOFILE=524288',
     'UMask=0077',
     ...(system ? systemLines(plan, credentials) : []),
