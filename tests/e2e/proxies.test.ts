@@ -6,7 +6,8 @@
  * name is known to the proxies, or to both, as the proxy's kind wants it.
  */
 import { chmodSync, mkdirSync, writeFileSync } from 'node:fs'
-import { connect } from 'node:net'
+import { connect, createServer } from 'node:net'
+import type { Socket } from 'node:net'
 import { setTimeout as pause } from 'node:timers/promises'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -279,5 +280,144 @@ for (const [i, way] of WAYS.entries()) {
     await agent.stop()
   })
 }
+
+/** Each is a mistake of the person, and says so with what to do. */
+const MISTAKES: [name: string, env: () => Record<string, string>, code: string, says: RegExp][] = [
+  [
+    'no login',
+    () => ({ HTTPS_PROXY: `http://${wire.outside}:${ports['squid']}` }),
+    'proxy/authentication',
+    /asks for a user and a password, and none is set \(HTTP status 407\)\n.*HTTPS_PROXY/,
+  ],
+  [
+    'a wrong password at SOCKS',
+    () => ({ ALL_PROXY: `socks5h://${USER}:wrong@${wire.outside}:${ports['socks']}` }),
+    'proxy/authentication',
+    /does not take the user and password/,
+  ],
+  [
+    'a port that the proxy forbids',
+    () => ({
+      HTTPS_PROXY: `http://${LOGIN}@${wire.outside}:${ports['squid']}`,
+      SOTTO_RELAY: `https://${HOST}:8`,
+    }),
+    'proxy/denied',
+    /relay\.sotto\.test:8: .*does not allow it.*403/,
+  ],
+  [
+    'HTTP said to SOCKS',
+    () => ({ HTTPS_PROXY: `http://${wire.outside}:${ports['socks']}` }),
+    'proxy/protocol',
+    /expected HTTP/,
+  ],
+  [
+    'an unknown scheme',
+    () => ({ HTTPS_PROXY: `socks4://${LOGIN}@${wire.outside}:1` }),
+    'proxy/address',
+    /the scheme "socks4"/,
+  ],
+  [
+    'a CA file that is not there',
+    () => ({ SSL_CERT_FILE: '/no/such/ca.pem' }),
+    'ca/file',
+    /\/no\/such\/ca\.pem \(SSL_CERT_FILE\)/,
+  ],
+]
+
+for (const [name, env, code, says] of MISTAKES) {
+  test(`${name}: ${code}, at once, without the password`, async () => {
+    const named = /:(\d+)$/.exec(Object.values(env())[0]!)?.[1]
+    await confine(Number(named ?? 9))
+    const agent = within(['http', String(upstreamPort), '--name', 'wrong', '--json'], env())
+    assert.is((await agent.event('error'))['code'], code)
+    assert.is((await agent.ended).code, 1)
+    assert.match(agent.stderr, says)
+    assert.not.match(agent.stdout + agent.stderr, /p@ss|p%40ss|wrong@/)
+  })
+}
+
+test('a proxy that is not there is told with its remedy, and the agent goes on trying', async () => {
+  const port = await freePort()
+  const agent = within(['http', String(upstreamPort), '--name', 'later', '--json'], {
+    HTTPS_PROXY: `http://${LOGIN}@${wire.outside}:${port}`,
+  })
+  await confine(port)
+  await agent.says(/Cannot reach the proxy http:\/\/198\.18\.[\d.:]+ \(HTTPS_PROXY\)/)
+  assert.not.match(agent.stdout + agent.stderr, /p@ss|p%40ss/)
+  await agent.stop()
+})
+
+test('NO_PROXY goes without', async () => {
+  const agent = within(['http', String(upstreamPort), '--name', 'excepted', '--json'], {
+    HTTPS_PROXY: `http://${wire.outside}:${ports['socks']}`,
+    NO_PROXY: 'elsewhere.test,.sotto.test',
+  })
+  await confine(relay['port'])
+  await agent.says(/"event":"(up|down)"/)
+  assert.not.match(agent.stdout, /proxy/)
+  await agent.stop()
+})
+
+test('a private endpoint is reached through one proxy from each side', async () => {
+  await confine(ports['squid']!)
+  const env = { HTTPS_PROXY: `http://${LOGIN}@${wire.outside}:${ports['squid']}` }
+  const ca = ['--ca', world.path('ca.crt')]
+  const serving = within(['tcp', String(upstreamPort), '--json', '--name', 'db', ...ca], env)
+  await serving.event('up')
+  const local = await freePort()
+  const dialling = within(['connect', 'db', '--listen', String(local), '--json', ...ca], env)
+  await dialling.event('listening')
+  const got = await sh(
+    `${
+      wire.within.join(' ')
+    } curl -sS --noproxy '*' --max-time 20 http://127.0.0.1:${local}/ | sha256sum`,
+  )
+  assert.is(got.split(' ')[0], sha)
+  assert.is((await counted('direct')).packets, 0)
+  await serving.stop()
+  await dialling.stop()
+})
+
+test('a proxy that cuts what is no TLS takes bulk links away, and nothing else', async () => {
+  // As those do that look into TLS: the ticket of a bulk link is none.
+  const port = await freePort()
+  let cut = 0
+  let passed = 0
+  const server = createServer((near) => {
+    let far: Socket | undefined
+    let asked = ''
+    near.on('error', () => far?.destroy()).on('close', () => far?.destroy())
+    near.on('data', (bytes) => {
+      if (far) return void far.write(bytes)
+      if (asked === '') {
+        asked = bytes.toString('latin1')
+        return void near.write('HTTP/1.1 200 go on\r\n\r\n')
+      }
+      if (bytes[0] !== 22) {
+        cut++
+        return void near.destroy()
+      }
+      passed++
+      far = connect({ host: wire.outside, port: relay['port'] })
+      far.on('error', () => near.destroy()).on('close', () => near.destroy())
+      far.on('data', (back) => void near.write(back))
+      far.write(bytes)
+    })
+  })
+  await new Promise<void>((resolve) => server.listen(port, wire.outside, resolve))
+  try {
+    await confine(port)
+    const agent = within([
+      ...['http', String(upstreamPort), '--json', '--name', 'cut', '--ca', world.path('ca.crt')],
+    ], { HTTPS_PROXY: `http://${wire.outside}:${port}` })
+    const host = new URL((await agent.event('up'))['url']).hostname
+    assert.is((await visitor(host, '/')).split(' ')[0], sha)
+    assert.ok(cut > 0, 'bulk links were tried')
+    assert.is(passed, 1, 'one link carried it all')
+    await agent.stop()
+  } finally {
+    server.close()
+  }
+})
 
 test.run()
