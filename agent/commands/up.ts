@@ -270,12 +270,13 @@ class Up {
       this.#log.add('kept', `the file was not taken, what runs goes on: ${family.message}`, {
         code: family.code,
       })
-      return screen.tell(`${family.message}\nThe file was not taken; what runs goes on.`, {
-        event: 'kept',
-        fields: family.toJSON(),
-        again: true,
-        ...(family.hint === undefined ? {} : { hint: family.hint }),
-      })
+      screen.event('kept', family.toJSON())
+      const lines = family.message.split('\n')
+      if (family.hint !== undefined) lines.push(family.hint)
+      for (const line of [...lines, 'The file was not taken; what runs goes on.']) {
+        screen.tell(line, { again: true })
+      }
+      return
     }
     if (settled(next) !== settled(this.#config)) {
       screen.tell('what the file says of the relay and this agent holds from the next start on', {
