@@ -400,6 +400,14 @@ impl Device {
         self.shared.deadlines.first().map_or(timers::NEVER, |(deadline, _)| deadline)
     }
 
+    /// Moves the counter of the current session forward, so that the limits of §6.1 can be tested.
+    /// It cannot move back, so no nonce comes twice.
+    pub fn skip_counter(&mut self, id: u32, counter: u64) -> bool {
+        self.with_peer(id, |peer, _| peer.current.as_mut().map(|pair| pair.skip_to(counter)))
+            .flatten()
+            .is_some()
+    }
+
     pub fn next_notice(&mut self) -> Option<Notice> {
         self.shared.notices.pop_front()
     }
