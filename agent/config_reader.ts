@@ -102,7 +102,7 @@ class Reader {
         // Compared by us, in one pass: the parser's own check takes time by the square of their number.
         uniqueKeys: false,
         prettyErrors: false,
-        logLevel: 'silent',
+        logLevel: 'error',
       })
     } catch (error) {
       // A text that nests ten thousand deep ends the parser's own stack.
@@ -209,7 +209,7 @@ class Reader {
     const scalar = this.#scalar(node)
     const written = scalar?.value
     const { number } = field
-    if (number && typeof written === 'number' && /^\d+$/.test(scalar!.source ?? '')) {
+    if (number && typeof written === 'number' && Number.isInteger(written)) {
       if (written >= number.min && written <= number.max) return String(written)
     }
     if (typeof written !== 'string') {
@@ -246,8 +246,10 @@ class Reader {
     const found = this.#variable(node, at)
     if (found === undefined) return undefined
     const { value, source } = found
-    const number = typeof value === 'number' || found.replaced ? Number(source) : NaN
-    if (/^\d{1,9}$/.test(source) && number >= min && number <= max) return number
+    const number = found.replaced ? (/^\d{1,9}$/.test(source) ? Number(source) : NaN) : value
+    if (typeof number === 'number' && Number.isInteger(number) && number >= min && number <= max) {
+      return number
+    }
     this.#wrong(node, at, {
       code: typeof value === 'number' ? 'config/value' : 'config/type',
       found: found.replaced ? quoted(source) : this.#words(node),
