@@ -162,7 +162,10 @@ async function waitForToken(
       if (value['token_type'] === TOKEN_TYPE && typeof value['access_token'] === 'string') {
         return fromBase64url(value['access_token'])
       }
-      throw new TunnelError('login/answer', 'Cannot log in: found a token of a kind that is unknown')
+      throw new TunnelError(
+        'login/answer',
+        'Cannot log in: found a token of a kind that is unknown',
+      )
     }
     if (value['error'] === 'slow_down') seconds += SLOW_DOWN_SECONDS
     else if (status === 429) seconds = Math.min(BACKOFF_SECONDS_MAX, seconds * 2)

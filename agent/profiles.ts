@@ -82,9 +82,13 @@ export function profileOf(world: World, name: string): Profile {
 /** Removes all files of a profile, its identity among them. Throws `profile/unknown`, `files/…`. */
 export async function removeProfile(world: World, name: string): Promise<void> {
   if (name === DEFAULT_PROFILE) {
-    throw new TunnelError('profile/default', 'Cannot remove the profile "default": it is always there', {
-      hint: '"sotto logout" takes its key away.',
-    })
+    throw new TunnelError(
+      'profile/default',
+      'Cannot remove the profile "default": it is always there',
+      {
+        hint: '"sotto logout" takes its key away.',
+      },
+    )
   }
   await needProfile(world, name)
   const { configDir, stateDir } = profileOf(world, name)
@@ -104,5 +108,8 @@ export async function removeProfile(world: World, name: string): Promise<void> {
 }
 
 function tooMany(name: string): TunnelError {
-  return new TunnelError('profile/corrupt', `Cannot remove the profile "${name}": too much is in it`)
+  return new TunnelError(
+    'profile/corrupt',
+    `Cannot remove the profile "${name}": too much is in it`,
+  )
 }

@@ -2,13 +2,7 @@
 import { TunnelError } from '../../core/errors.ts'
 import { isName } from '../../core/key.ts'
 import { readUserCode } from '../../core/login.ts'
-import {
-  checkOperator,
-  expiryOf,
-  openApi,
-  OPERATOR_FLAGS,
-  readOperator,
-} from '../cli/operator.ts'
+import { checkOperator, expiryOf, openApi, OPERATOR_FLAGS, readOperator } from '../cli/operator.ts'
 import type { OperatorOptions } from '../cli/operator.ts'
 import { command, isSet, listOf, textOf } from '../cli/page.ts'
 import { printable } from '../cli/screen.ts'

@@ -1,7 +1,7 @@
 /** `sotto login`: a key for a relay, by a code that a person approves, or one that is at hand. */
 import { text } from '../../core/bytes.ts'
 import { TunnelError } from '../../core/errors.ts'
-import { formatKey } from '../../core/key.ts'
+import { fingerprint, formatKey } from '../../core/key.ts'
 import { command, isSet, JSON_FLAG, RELAY_FLAGS, textOf } from '../cli/page.ts'
 import type { Given } from '../cli/page.ts'
 import { readChoice } from '../cli/plan.ts'
@@ -61,18 +61,18 @@ async function run(options: LoginOptions, world: World): Promise<number> {
     },
   }
   const secret = shown ?? await deviceLogin(world, joining, {
-    code: (code) => showCode(screen, code, world),
+    code: (code) => void showCode(screen, code, { world, joining }),
     trouble: (error) => screen.trouble(error),
   })
   const { id, scope, kind } = await checkKey(world, joining, secret)
   if (relayKey) await profile.knownRelays().trust(relay.host, formatKey(relayKey))
-  const { fingerprint } = choice
+  const demanded = choice.fingerprint
   await profile.change({
     relay: relay.origin,
     // A fingerprint of the relay before says nothing of this one.
-    ...(fingerprint === undefined
+    ...(demanded === undefined
       ? (same ? {} : { relayFingerprint: undefined })
-      : { relayFingerprint: fingerprint }),
+      : { relayFingerprint: demanded }),
     // What an operator may do is kept apart from what tunnels use.
     ...(kind === 'admin' ? { adminKey: secret } : { apiKey: secret }),
   })
@@ -107,8 +107,12 @@ function refuseOther(world: World, settings: Settings, relay: URL): void {
   if (settings.apiKey === undefined && settings['adminKey'] === undefined) return
   throw new TunnelError(
     'login/other-relay',
-    `Cannot log in to ${relay.host}: the profile "${profileName(world)}" has a key for ${settings.relay}`,
-    { hint: `Keep both: sotto login ${relay.host} --profile NAME. Or leave that one: sotto logout` },
+    `Cannot log in to ${relay.host}: the profile "${
+      profileName(world)
+    }" has a key for ${settings.relay}`,
+    {
+      hint: `Keep both: sotto login ${relay.host} --profile NAME. Or leave that one: sotto logout`,
+    },
   )
 }
 
@@ -162,11 +166,14 @@ async function checkKey(
 async function showCode(
   screen: Screen,
   { userCode, page, pageWithCode, seconds }: LoginCode,
-  { terminal }: World,
+  { world, joining }: { world: World; joining: Joining },
 ): Promise<void> {
+  const { terminal, crypto } = world
+  const print = fingerprint(crypto, joining.identity.public)
   screen.show('code', [
     { name: 'page', value: page, line: `to be let in, open  ${page}`, whole: true },
     { name: 'code', value: userCode, line: `and enter the code  ${userCode}` },
+    { name: 'fingerprint', value: print, line: `this identity asks  ${print}` },
     { name: 'pageWithCode', value: pageWithCode },
     { name: 'seconds', value: seconds },
     {
@@ -201,7 +208,8 @@ export const login = command<LoginOptions>({
       ...RELAY_FLAGS.filter(({ name }) => name !== 'relay'),
       JSON_FLAG,
     ],
-    more: `Without RELAY it is SOTTO_RELAY, else that of the profile. Where SOTTO_API_KEY is set, that
+    more:
+      `Without RELAY it is SOTTO_RELAY, else that of the profile. Where SOTTO_API_KEY is set, that
 key is kept. A key is kept after the relay has let this identity in with it, and not before.`,
   },
   read,

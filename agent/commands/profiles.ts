@@ -30,7 +30,7 @@ async function list({ json }: ListOptions, world: World): Promise<number> {
       identity: identity ? fingerprint(world.crypto, identity.public) : null,
     })
   }
-  if (json) for (const row of rows) stdout.write(`${JSON.stringify(row)}\n`)
+  if (json) { for (const row of rows) stdout.write(`${JSON.stringify(row)}\n`) }
   else {
     stdout.write(columns(
       ['', 'PROFILE', 'RELAY', 'SCOPE', 'IDENTITY'],
@@ -99,7 +99,9 @@ export const useOne = command<NameOptions>({
     const screen = new Screen(world, { json })
     screen.show('profile', [{ name: 'profile', value: name, line: `using the profile ${name}` }])
     if (world.env['SOTTO_PROFILE'] && world.env['SOTTO_PROFILE'] !== name) {
-      screen.tell(`SOTTO_PROFILE, or --profile, is set to ${world.env['SOTTO_PROFILE']} and goes first`)
+      screen.tell(
+        `SOTTO_PROFILE, or --profile, is set to ${world.env['SOTTO_PROFILE']} and goes first`,
+      )
     }
     return 0
   },
