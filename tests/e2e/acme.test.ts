@@ -290,10 +290,13 @@ test('renewed when the CA says so, by its own window, under a visitor that stays
   const proxy = await startAcmeProxy(pebble, { renewalInfo: true })
   world.defer(() => proxy.close())
   const ids: string[] = []
+  let second!: () => void
+  const asked = new Promise<void>((resolve) => second = resolve)
   proxy.answer = (path) => {
     const id = path.startsWith('/ari/') ? path.slice('/ari/'.length) : undefined
     if (id === undefined) return undefined
     if (!ids.includes(id)) ids.push(id)
+    if (ids.length === 2) second()
     const startMs = Date.now() + (ids.indexOf(id) === 0 ? -60_000 : 86_400_000)
     const iso = (ms: number): string => new Date(ms).toISOString()
     return {
@@ -307,6 +310,7 @@ test('renewed when the CA says so, by its own window, under a visitor that stays
     () => program.lines.filter(({ state }) => state === 'issued').length === 2 || undefined,
     'second certificate',
   )
+  await asked
   assert.is(proxy.orders.length, 2)
   assert.is(proxy.orders[1]!['replaces'], ids[0])
   const leaf = await shown('renewed.secure.localhost')
