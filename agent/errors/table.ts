@@ -19,6 +19,7 @@ const load = {
   web: async () => (await import('./web.ts')).WEB,
   update: async () => (await import('./update.ts')).UPDATE,
   acme: async () => (await import('./acme.ts')).ACME,
+  domains: async () => (await import('./domains.ts')).DOMAINS,
   wire: async () => (await import('./wire.ts')).WIRE,
   machine: async () => (await import('./machine.ts')).MACHINE,
   session: async () => (await import('./session.ts')).SESSION,
