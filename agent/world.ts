@@ -124,6 +124,11 @@ export interface Terminal {
    * input is the answer. Undefined when there is none: the input ended, or `signal` fired.
    */
   prompt(options: PromptOptions): Promise<string | undefined>
+  /**
+   * Each key that is pressed, until what it returns is called; Ctrl-C stays a signal. Undefined where
+   * standard input is no terminal, or the program is in its background.
+   */
+  keys?(pressed: (key: string) => void): (() => void) | undefined
 }
 
 export interface PromptOptions {

@@ -20,6 +20,8 @@ export interface TunnelChoice {
   choice: RelayChoice
   e2ee: boolean
   json: boolean
+  /** Whole lines in their order. */
+  plain: boolean
 }
 
 export const NAME_FLAG: Flag = {
@@ -43,6 +45,17 @@ export const PROXY_FLAG: Flag = {
   help: "Tell the upstream the visitor's address by a PROXY protocol header, v1 or v2.",
 }
 
+export const QR_FLAG: Flag = {
+  name: 'qr',
+  help: 'Show the URL as a QR code; the key "q" does so later.',
+}
+
+export const PLAIN_FLAG: Flag = {
+  name: 'plain',
+  without: 'SOTTO_PLAIN',
+  help: 'Whole lines in their order, for screen readers: nothing is drawn twice.',
+}
+
 export const LABEL_FLAG: Flag = {
   name: 'label',
   value: 'NAME=VALUE',
@@ -58,6 +71,7 @@ export function readTunnel(given: Given): TunnelChoice {
     choice: readLabelled(given),
     e2ee: switchOf(given, 'e2ee') ?? true,
     json: isSet(given, 'json'),
+    plain: isSet(given, 'plain'),
   }
 }
 

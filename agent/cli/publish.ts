@@ -23,6 +23,8 @@ import type { UplinkState } from '../uplink.ts'
 import type { StopReason, World } from '../world.ts'
 import { describeCounts, waitWords } from './screen.ts'
 import type { Fact, Screen } from './screen.ts'
+import { urlKeys } from './url_keys.ts'
+import type { UrlKeys } from './url_keys.ts'
 
 /** What a tunnel command wants. */
 export interface Plan {
@@ -44,6 +46,8 @@ export interface Plan {
   domains?: readonly string[]
   admits?: TunnelOptions['admits']
   onKnock?: TunnelOptions['onKnock']
+  /** Shows the QR code of the URL once it is up. */
+  qr?: boolean
   /** The agent that will serve it, before it joins. */
   onAgent?(agent: Agent): void
   /** More to show, after the endpoint itself. */
@@ -88,6 +92,7 @@ class Publication {
   /** By host name: those that a CA may vouch for. */
   readonly #acme = new Map<string, AcmeSource>()
   readonly #domains: DomainClaims
+  #keys: UrlKeys | undefined
   #wasUp = false
   #told = false
   #waitsUntilMs: number | undefined
@@ -132,6 +137,7 @@ class Publication {
       })
     } finally {
       signal.removeEventListener('abort', stopped)
+      this.#keys?.stop()
       screen.close()
       this.#domains.down()
       this.#agent.close()
@@ -284,6 +290,11 @@ class Publication {
     const facts = [...this.#facts(shown), ...(this.#plan.facts?.(shown) ?? [])]
     if (!this.#wasUp) {
       screen.show('up', facts)
+      const url = facts.find(({ name }) => name === 'url')?.value
+      if (this.#plan.kind === 'http' && typeof url === 'string') {
+        this.#keys = urlKeys(this.#world, screen, url)
+      }
+      if (this.#plan.qr) await this.#keys?.showQr()
       screen.follow(() => this.#status())
     } else {
       screen.event('up', Object.fromEntries(facts.map(({ name, value }) => [name, value])))

@@ -6,9 +6,13 @@
 import type { Timer } from '../../core/clock.ts'
 import type { TunnelError } from '../../core/errors.ts'
 import type { TerminalOutput, World } from '../world.ts'
+import { asciiWords, looksOf } from './looks.ts'
+import type { Looks } from './looks.ts'
 
 /** How often the living line is looked at. */
 const REFRESH_MS = 500
+/** In plain mode what lives is said as a sentence, at most so often. */
+const PLAIN_MS = 30_000
 /** The same sentence is not said again within this time. */
 const REPEAT_MS = 60_000
 /** Sentences remembered for that. */
@@ -46,18 +50,32 @@ export interface Telling {
   again?: boolean
 }
 
+type ScreenWorld = Pick<World, 'terminal' | 'clock'> & Partial<Pick<World, 'env'>>
+
 export class Screen {
-  readonly #world: Pick<World, 'terminal' | 'clock'>
+  readonly looks: Looks
+  readonly #world: ScreenWorld
   readonly #json: boolean
   readonly #live: boolean
   readonly #said = new Map<string, number>()
   #status = ''
   #timer: Timer | undefined
 
-  constructor(world: Pick<World, 'terminal' | 'clock'>, options: { json: boolean }) {
+  constructor(world: ScreenWorld, options: { json: boolean; plain?: boolean }) {
     this.#world = world
     this.#json = options.json
-    this.#live = !options.json && world.terminal.stdout.isTTY
+    this.looks = looksOf(world.env ?? {}, options)
+    this.#live = !options.json && world.terminal.stdout.isTTY && this.looks.moves
+  }
+
+  /** A person looks at it, on a terminal where lines can be drawn again. */
+  get isLive(): boolean {
+    return this.#live
+  }
+
+  /** In columns. */
+  get width(): number {
+    return this.#world.terminal.stdout.columns
   }
 
   get isJson(): boolean {
@@ -75,7 +93,19 @@ export class Screen {
     )
     const indent = this.#live ? '  ' : ''
     const text = lines.map((line) => line === '' ? '\n' : `${indent}${line}\n`).join('')
-    this.#above(() => this.#world.terminal.stdout.write(this.#live ? `\n${text}\n` : text))
+    this.print([], this.#live ? `\n${text}\n` : text)
+  }
+
+  /** Lines as they are, above the living one; for people alone. */
+  print(lines: readonly string[], text = lines.map((line) => `${line}\n`).join('')): void {
+    if (this.#json) return
+    const { stdout } = this.#world.terminal
+    this.#above(() => stdout.write(this.#words(text, stdout)))
+  }
+
+  /** An answer to the person, at once and each time. */
+  say(sentence: string): void {
+    this.tell(sentence, { again: true })
   }
 
   /** Something that happened, for programs; people see it in the living line. */
@@ -97,7 +127,8 @@ export class Screen {
       : [printable(sentence)]
     // Hints are there to be pasted.
     const lines = [...folded, ...(more.hint === undefined ? [] : [printable(more.hint)])]
-    this.#above(() => stderr.write(lines.map((line) => `${line}\n`).join('')))
+    const text = lines.map((line) => `${line}\n`).join('')
+    this.#above(() => stderr.write(this.#words(text, stderr)))
   }
 
   trouble(error: TunnelError): void {
@@ -110,6 +141,9 @@ export class Screen {
 
   /** Keeps the last line up to date until `close`. */
   follow(status: () => string): void {
+    if (this.looks.plain && !this.#json && this.#world.terminal.stdout.isTTY) {
+      return this.#followPlain(status)
+    }
     if (!this.#live) return
     this.#timer?.cancel()
     const look = (): void => {
@@ -123,6 +157,17 @@ export class Screen {
     look()
   }
 
+  #followPlain(status: () => string): void {
+    this.#timer?.cancel()
+    let said = ''
+    const look = (): void => {
+      const next = `${status().replaceAll(' · ', ', ')}.`
+      if (next !== said) this.print([said = next])
+      this.#timer = this.#world.clock.after(PLAIN_MS, look)
+    }
+    look()
+  }
+
   close(): void {
     this.#timer?.cancel()
     if (this.#status !== '') this.#world.terminal.stdout.write('\n')
@@ -131,9 +176,17 @@ export class Screen {
 
   #draw(): void {
     const { stdout } = this.#world.terminal
-    const line = `  ${this.#status}`
-    // A line that wraps could not be taken back.
-    stdout.write(CLEAR_LINE + line.slice(0, Math.max(1, stdout.columns - 1)))
+    // A line that wraps could not be taken back: its last parts go first.
+    const width = Math.max(1, stdout.columns - 1)
+    const parts = this.#status.split(' · ')
+    while (parts.length > 1 && parts.join(' · ').length + 2 > width) parts.pop()
+    const line = this.#words(`  ${parts.join(' · ')}`, stdout)
+    stdout.write(CLEAR_LINE + line.slice(0, width))
+  }
+
+  /** In the letters that the terminal has. */
+  #words(text: string, to: TerminalOutput): string {
+    return to.isTTY && !this.looks.unicode ? asciiWords(text) : text
   }
 
   #above(write: () => void): void {

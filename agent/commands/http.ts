@@ -4,7 +4,7 @@ import { TunnelError } from '../../core/errors.ts'
 import { parseUpstream } from '../forward.ts'
 import { join } from '../join.ts'
 import type { World } from '../world.ts'
-import { command, JSON_FLAG, listOf, RELAY_FLAGS, textOf } from '../cli/page.ts'
+import { command, isSet, JSON_FLAG, listOf, RELAY_FLAGS, textOf } from '../cli/page.ts'
 import type { Given, Page } from '../cli/page.ts'
 import {
   checkTunnel,
@@ -12,8 +12,10 @@ import {
   E2EE_FLAG,
   LABEL_FLAG,
   NAME_FLAG,
+  PLAIN_FLAG,
   PROXY_FLAG,
   proxyOf,
+  QR_FLAG,
   readTunnel,
 } from '../cli/plan.ts'
 import type { TunnelChoice } from '../cli/plan.ts'
@@ -65,6 +67,8 @@ const page: Page = {
     PROXY_FLAG,
     LABEL_FLAG,
     ...RELAY_FLAGS,
+    QR_FLAG,
+    PLAIN_FLAG,
     JSON_FLAG,
   ],
   more: 'UPSTREAM is 3000, host:port, http://host:port, https://host[:port] or unix:/path.',
@@ -77,6 +81,7 @@ export interface HttpOptions extends TunnelChoice {
   domains: string[]
   hostHeader: string | undefined
   proxyProtocol: 'v1' | 'v2' | undefined
+  qr: boolean
 }
 
 function read(given: Given): HttpOptions {
@@ -88,6 +93,7 @@ function read(given: Given): HttpOptions {
     domains: listOf(given, 'domain').map(readHostName),
     hostHeader: textOf(given, 'host-header'),
     proxyProtocol: proxyOf(given),
+    qr: isSet(given, 'qr'),
   }
 }
 
@@ -150,6 +156,7 @@ async function run(options: HttpOptions, world: World): Promise<number> {
     mode: options.e2ee ? 'verified' : 'inspectable',
     port: 0,
     upstream,
+    qr: options.qr,
     ...(hostHeader === undefined ? {} : { hostHeader }),
     ...(proxyProtocol ? { proxyProtocol } : {}),
     ...(acme ? { acme } : {}),

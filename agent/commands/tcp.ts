@@ -9,6 +9,7 @@ import {
   E2EE_FLAG,
   LABEL_FLAG,
   NAME_FLAG,
+  PLAIN_FLAG,
   PROXY_FLAG,
   proxyOf,
   readTunnel,
@@ -66,6 +67,7 @@ const page: Page = {
     PROXY_FLAG,
     LABEL_FLAG,
     ...RELAY_FLAGS,
+    PLAIN_FLAG,
     JSON_FLAG,
   ],
   more: `UPSTREAM is 5432, host:port or unix:/path.

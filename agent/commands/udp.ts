@@ -8,6 +8,7 @@ import {
   E2EE_FLAG,
   LABEL_FLAG,
   NAME_FLAG,
+  PLAIN_FLAG,
   readTunnel,
 } from '../cli/plan.ts'
 import type { TunnelChoice } from '../cli/plan.ts'
@@ -43,6 +44,7 @@ const page: Page = {
     },
     LABEL_FLAG,
     ...RELAY_FLAGS,
+    PLAIN_FLAG,
     JSON_FLAG,
   ],
   more: 'UPSTREAM is 51820 or host:port.',

@@ -6,6 +6,7 @@ import { DuplexConn } from '../../core/duplex_conn.ts'
 import type { Conn } from '../../core/socket.ts'
 import type { Clock } from '../../core/clock.ts'
 import type { StopReason, Terminal, TerminalOutput } from '../world.ts'
+import { keys } from './keys.ts'
 import { prompt } from './prompt.ts'
 import { Duplex } from 'node:stream'
 
@@ -62,7 +63,7 @@ export const hostClock: Clock = {
 }
 
 export function hostTerminal(): Terminal {
-  return { stdout: output(process.stdout), stderr: output(process.stderr), stdio, prompt }
+  return { stdout: output(process.stdout), stderr: output(process.stderr), stdio, prompt, keys }
 }
 
 function output(stream: NodeJS.WriteStream): TerminalOutput {

@@ -67,6 +67,16 @@ export class Terminal {
     return this.screen.split('\n')
   }
 
+  /** Of tmux itself. */
+  setOption(name: string, value: string): void {
+    this.#tmux(['set-option', '-s', name, value])
+  }
+
+  /** What a program gave to copy (OSC 52) last. */
+  get clipboard(): string {
+    return this.#tmux(['show-buffer'])
+  }
+
   /** The first match on the screen. */
   async until(pattern: RegExp): Promise<RegExpExecArray> {
     const deadlineMs = performance.now() + WAIT_MS_MAX
