@@ -1,8 +1,7 @@
 /**
  * Reads `sotto.yaml` by the table of config_table.ts: YAML without tags of its own, aliases and sizes
  * bounded, `${NAME}` in texts replaced by variables; and tells every mistake with its place.
- *
- *   ${NAME}  ${NAME:-default}  $$     in the values of texts alone: a variable never makes structure
+ * Variables stand in the values of texts alone: one never makes structure.
  */
 import type { Alias, LineCounter, Node, Pair, Scalar, YAMLMap, YAMLSeq } from 'yaml'
 import type { ErrorCode } from '../core/errors.ts'
@@ -11,13 +10,12 @@ import type { ConfigProblem } from './config_problem.ts'
 import { accepts, LIST_MAX, SECRET_FIELDS } from './config_table.ts'
 import type { Condition, Field, KindsField, MapField, ObjectField } from './config_table.ts'
 import type { ListField, NumberField, Rule, SwitchField, TextField } from './config_table.ts'
-import { distance } from './errors/table.ts'
+import { nearest, orWords, quoted, substitute } from './config_words.ts'
 
 export const FILE_BYTES_MAX = 262_144
 /** Values, each counted as often as an alias repeats it. */
 const NODES_MAX = 20_000
 const DEPTH_MAX = 12
-const VARIABLE = /\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})?/g
 const SECRET = /\b(?:sk|ak|ft)_[A-Za-z0-9_-]{16,}|-----BEGIN [A-Z ]*PRIVATE KEY-----/
 
 type Yaml = typeof import('yaml')
@@ -504,26 +502,10 @@ class Reader {
 
   /** With variables in place; undefined where one is missing or misspelled. */
   #replaced(written: string, node: Node | null, at: At): string | undefined {
-    let fine = true
-    const words = written.replace(VARIABLE, (all, name?: string, otherwise?: string) => {
-      if (all === '$$') return '$'
-      const value = name === undefined ? undefined : this.#variables[name]
-      // As in a shell: `:-` stands in for what is empty, too.
-      if (value !== undefined && !(value === '' && otherwise !== undefined)) return value
-      if (otherwise !== undefined) return otherwise
-      if (fine) {
-        this.#wrong(node, at, {
-          code: 'config/variable',
-          found: name === undefined ? `"$" in ${quoted(written)}` : `\${${name}}, which is not set`,
-          expected: name === undefined
-            ? '${NAME}, ${NAME:-default}, or $$ for the sign itself'
-            : `a variable, or a default as in \${${name}:-default}`,
-        })
-      }
-      fine = false
-      return ''
-    })
-    return fine ? words : undefined
+    const words = substitute(written, this.#variables)
+    if (typeof words === 'string') return words
+    this.#wrong(node, at, { code: 'config/variable', ...words })
+    return undefined
   }
 
   /** What stands there, in words. */
@@ -588,22 +570,4 @@ interface Entry {
 function below({ field, depth }: At, name: string, dot = '.'): At {
   const short = name.slice(0, 80)
   return { field: field === '' ? short : `${field}${dot}${short}`, depth: depth + 1 }
-}
-
-function quoted(words: string, mark = '"'): string {
-  const short = words.length > 60 ? `${words.slice(0, 60)}…` : words
-  return `${mark}${short}${mark}`
-}
-
-function orWords(words: readonly string[]): string {
-  return words.length < 2 ? words.join('') : `${words.slice(0, -1).join(', ')} or ${words.at(-1)}`
-}
-
-/** The known name that was probably meant. */
-function nearest(typed: string, known: readonly string[]): string | undefined {
-  if (typed.length > 40) return undefined
-  const lower = typed.toLowerCase().replaceAll('_', '-')
-  const far = known.map((name) => ({ name, far: distance(lower, name) }))
-    .sort((a, b) => a.far - b.far)[0]
-  return far && far.far <= Math.max(1, Math.floor(far.name.length / 2)) ? far.name : undefined
 }

@@ -29,11 +29,7 @@ async function run({ choice, json }: StatusOptions, world: World): Promise<numbe
   const screen = new Screen(world, { json })
   const running = await runningProcesses(world)
   showRunning(world, running, json)
-  if (running.length > 0 && choice.relay === undefined && !world.env['SOTTO_RELAY']) {
-    // The file names the relay; what runs says how it stands.
-    const { relay } = await new Profile(world).settings()
-    if (relay === undefined) return 0
-  }
+  if (running.length > 0 && !await knowsRelay(world, choice)) return 0
   const joining = await join(world, choice, (line) => screen.tell(line))
   const print = fingerprint(world.crypto, joining.identity.public)
   const key = formatKey(joining.identity.public)
@@ -96,6 +92,12 @@ async function run({ choice, json }: StatusOptions, world: World): Promise<numbe
     ))
   }
   return 0
+}
+
+/** Else the file of what runs names the relay, and what runs has said how it stands. */
+async function knowsRelay(world: World, { relay }: RelayChoice): Promise<boolean> {
+  if (relay !== undefined || world.env['SOTTO_RELAY']) return true
+  return (await new Profile(world).settings()).relay !== undefined
 }
 
 /** Each "sotto up" of this profile, and its tunnels. */
