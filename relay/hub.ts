@@ -463,3 +463,29 @@ function tooMany(what: string, most: number): TunnelError {
     `Cannot admit the link: found ${most} ${what}, the most there may be`,
   )
 }
+
+/** What agents have open on their links may take so long; then they leave for the next relay. */
+const LEAVE_MS_MAX = 5000
+const LEAVE_LOOK_MS = 50
+
+/** Ends each link as soon as nothing is open on it: its agent is back at once, at another process. */
+export function sendOver(
+  hubs: Iterable<Hub>,
+  { clock }: { clock: Clock },
+): void {
+  const all = [...hubs]
+  const untilMs = clock.monotonic() + LEAVE_MS_MAX
+  const look = (): void => {
+    const late = clock.monotonic() >= untilMs
+    let left = 0
+    for (const hub of all) {
+      for (const member of [...hub.members()]) {
+        if (late || member.streams === 0) member.close(CLOSE.restarting, 'going down')
+        else left++
+      }
+    }
+    if (left > 0) clock.after(LEAVE_LOOK_MS, look)
+  }
+  // The word of when to come back goes first.
+  clock.after(0, look)
+}

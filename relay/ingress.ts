@@ -29,6 +29,13 @@ const HEAD_BYTES_MAX = 8192
 const GOODBYE_MS_MAX = 2000
 /** How often deadlines are looked at. */
 const SWEEP_MS = 250
+/** After a relay has taken over from another, agents are on their way: visitors wait for them, */
+const EXPECT_MS = 15_000
+/** each so long at most, */
+const EXPECTED_MS_MAX = 8000
+/** and so many of them. */
+const EXPECTING_MAX = 1024
+const EXPECT_LOOK_MS = 25
 
 /** ALPN by which an agent asks for a bulk link inside TLS to the relay. */
 export const BULK_ALPN = 'sotto-bulk/1'
@@ -68,7 +75,7 @@ export interface IngressPorts {
 
 class Peek {
   readonly conn: Conn
-  readonly deadlineMs: number
+  deadlineMs: number
   /** The first byte, which decides what this is. */
   first: number | undefined
   length = 0
@@ -88,9 +95,35 @@ export class Ingress {
   #peekingBytes = 0
   #sweep: Timer | undefined
   #draining = false
+  #expectUntilMs = 0
+  readonly #expecting = new Set<Peek>()
 
   constructor(ports: IngressPorts) {
     this.#ports = ports
+  }
+
+  /** Agents were sent here by another relay: for a while a name that is not there may be yet to come. */
+  expect(): void {
+    this.#expectUntilMs = this.#ports.clock.monotonic() + EXPECT_MS
+  }
+
+  /** Whether a visitor of a name that nobody serves is kept for its agent. */
+  #awaits(peek: Peek, run: () => void): boolean {
+    const { clock } = this.#ports
+    const now = clock.monotonic()
+    if (now >= this.#expectUntilMs || this.#expecting.size >= EXPECTING_MAX) return false
+    const first = !this.#expecting.has(peek)
+    if (first) peek.deadlineMs = now + EXPECTED_MS_MAX
+    else if (now >= peek.deadlineMs) return false
+    this.#expecting.add(peek)
+    // The reader holds no more than the hello: what might follow stays with the system.
+    peek.conn.pause()
+    clock.after(EXPECT_LOOK_MS, () => {
+      if (!this.#peeking.has(peek)) return void this.#expecting.delete(peek)
+      peek.conn.resume()
+      run()
+    })
+    return true
   }
 
   /** Connections whose first bytes are still awaited, and what is held for them. */
@@ -129,6 +162,7 @@ export class Ingress {
       const now = this.#ports.clock.monotonic()
       // In order of arrival, so the first that is in time ends the walk.
       for (const peek of this.#peeking) {
+        if (this.#expecting.has(peek)) continue
         if (peek.deadlineMs > now) break
         this.#refuse(peek, 'too-slow')
       }
@@ -146,12 +180,14 @@ export class Ingress {
   }
 
   #forget(peek: Peek): void {
+    this.#expecting.delete(peek)
     if (!this.#peeking.delete(peek)) return
     this.#peekingBytes -= peek.length
   }
 
   #received(peek: Peek, bytes: Uint8Array): void {
     if (bytes.length === 0) return
+    if (this.#expecting.has(peek)) return this.#refuse(peek, 'too-early')
     this.#peekingBytes += bytes.length
     peek.length += bytes.length
     const first = (peek.first ??= bytes[0]!)
@@ -201,7 +237,10 @@ export class Ingress {
     }
     const label = under(name, ports.secureDomain)
     if (label !== undefined) return this.#visit(peek, { label, name })
-    if (under(name, ports.appsDomain) !== undefined) {
+    const readable = under(name, ports.appsDomain)
+    if (readable !== undefined) {
+      const absent = !ports.endpoints.get(readable)
+      if (absent && this.#awaits(peek, () => this.#route(peek, hello))) return
       if (this.#draining) return this.#refuse(peek, 'draining', TLS_ALERTS.internal_error, name)
       const { conn, bytes } = this.#take(peek)
       ports.readable(conn, bytes, name)
@@ -215,12 +254,13 @@ export class Ingress {
   /** `scope`: only where that scope has the label. */
   #visit(
     peek: Peek,
-    { label, name, scope }: { label: string; name: string; scope?: string },
+    { label, name, scope }: { label: string; name: string; scope?: string | undefined },
   ): void {
     const ports = this.#ports
     const endpoint = ports.endpoints.get(label)
     const unknown = (reason: string): void =>
       this.#refuse(peek, reason, TLS_ALERTS.unrecognized_name, name)
+    if (!endpoint && this.#awaits(peek, () => this.#visit(peek, { label, name, scope }))) return
     if (endpoint?.mode !== 'verified') return unknown('unknown-endpoint')
     if (scope !== undefined && endpoint.scope !== scope) return unknown('unknown-endpoint')
     if (ports.blocked(label, endpoint.scope)) return unknown('blocked')

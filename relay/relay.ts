@@ -21,7 +21,7 @@ import { allowsName, needLabels } from './credentials.ts'
 import type { Domains } from './domains.ts'
 import { Endpoints } from './endpoints.ts'
 import { checkedGrant } from './failures.ts'
-import { countPackets, Hub } from './hub.ts'
+import { countPackets, Hub, sendOver } from './hub.ts'
 import type { Group, HubEvents } from './hub.ts'
 import { Ingress } from './ingress.ts'
 import { LocalDesk } from './local_desk.ts'
@@ -54,6 +54,8 @@ const LINKS_MAX = 65_536
 const CONNECTION: readonly GaugeKind[] = ['connections']
 const STREAM: readonly GaugeKind[] = ['streams']
 const VISITOR: readonly GaugeKind[] = ['connections', 'streams']
+/** Agents of a relay that goes come back spread over so long at most. */
+const SPREAD_MS_MAX = 10_000
 /** How often silent links are looked for: so much later than `SILENCE_MS_MAX` they may be found. */
 const WATCH_MS = 1000
 
@@ -142,6 +144,8 @@ export class Relay implements MemberOwner {
   #watch: Timer | undefined
   readonly #desk: LocalDesk
   #draining = false
+  /** Another process has the port by now, and agents need not wait for this one's end. */
+  succeeded = false
 
   constructor(ports: RelayPorts) {
     this.#ports = ports
@@ -552,12 +556,17 @@ export class Relay implements MemberOwner {
   async drain(graceMs: number): Promise<void> {
     this.#draining = true
     this.ingress.drain()
+    if (this.succeeded) sendOver(this.#hubs.values(), this)
+    // Where another listens already, no longer than so many handshakes take.
+    const spreadMs = this.succeeded
+      ? Math.min(2 * this.links, SPREAD_MS_MAX / 2)
+      : 200 + Math.min(graceMs / 2, SPREAD_MS_MAX)
     for (const hub of this.#hubs.values()) {
       for (const member of hub.members()) {
         const [a, b] = this.crypto.randomBytes(2)
         const spread = (a! * 256 + b!) / 65_536
         member.restarting(
-          Math.round(200 + spread * Math.min(graceMs / 2, 10_000)),
+          Math.round(spread * spreadMs),
           graceMs + 60_000,
         )
       }

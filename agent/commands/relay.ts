@@ -116,6 +116,7 @@ async function run({ flags, json }: RelayOptions, world: World): Promise<number>
     await new Promise<void>((resolve) => {
       if (signal.aborted) resolve()
       else signal.addEventListener('abort', () => resolve(), { once: true })
+      void running.replaced.then(resolve)
     })
     const { visitors } = running.relay
     if (visitors.size > 0) {
@@ -128,7 +129,7 @@ async function run({ flags, json }: RelayOptions, world: World): Promise<number>
   await running.drain()
   live()
   screen.event('stopped', {})
-  return exitCode(signal.reason as StopReason)
+  return signal.aborted ? exitCode(signal.reason as StopReason) : 0
 }
 
 /** A person at a terminal wants no log of every link, unless they said so. */

@@ -5,8 +5,9 @@
 import { nativeCallbacks, NativeConn } from '../../core/native_conn.ts'
 import type { NativeShape } from '../../core/native_conn.ts'
 import { TunnelError } from '../../core/errors.ts'
-import type { Conn, Listener } from '../../core/socket.ts'
+import type { Conn } from '../../core/socket.ts'
 import type { Datagrams } from '../public_ports.ts'
+import type { PublicListener } from './one_port.ts'
 
 /** A peer that vanished without a word is found out by TCP keepalive, from so much silence on. */
 const KEEP_ALIVE_MS = 30_000
@@ -15,9 +16,9 @@ const DATAGRAMS_MAX = 256
 
 /** Listens on `at`; port 0 takes a free one. Throws `listen/taken` and the like with the port named. */
 export function listen(
-  at: { host: string; port: number; tls?: Bun.TLSOptions },
+  at: { host: string; port: number; tls?: Bun.TLSOptions; shared?: boolean },
   accepted: (conn: Conn) => void,
-): Promise<Listener> {
+): Promise<PublicListener> {
   const callbacks = nativeCallbacks((conn) => {
     const socket = conn.socket as unknown as { setKeepAlive(on: boolean, idleMs: number): void }
     socket.setKeepAlive(true, KEEP_ALIVE_MS)
@@ -29,12 +30,14 @@ export function listen(
       port: at.port,
       allowHalfOpen: true,
       ...(at.tls ? { tls: at.tls } : {}),
+      reusePort: at.shared ?? false,
       // The callbacks are written against the shape that core knows.
       socket: callbacks as unknown as Bun.SocketHandler<NativeConn>,
     })
     return Promise.resolve({
       host: at.host,
       port: server.port,
+      retire: () => server.stop(false),
       close: () => {
         server.stop(true)
         return Promise.resolve()

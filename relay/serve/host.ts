@@ -53,6 +53,8 @@ export interface RunningRelay {
   registry: Registry
   /** Shown once, on the first start with this store. */
   adminKey: string | undefined
+  /** Another relay has taken the port over: it is time to drain. */
+  replaced: Promise<void>
   /** Turns visitors away, lets running ones finish within the grace, then stops. */
   drain(graceMs?: number): Promise<void>
   stop(): Promise<void>
@@ -78,7 +80,7 @@ export interface Host {
   listening(port: number): void
   running(
     relay: Relay,
-    listener: { port: number; renew(): Promise<boolean>; stop(): Promise<void> },
+    listener: Pick<RunningRelay, 'port' | 'renew' | 'replaced' | 'stop'>,
   ): RunningRelay
 }
 
@@ -150,6 +152,7 @@ export async function openHost(options: HostOptions): Promise<Host> {
         port: listener.port,
         certificate: tls.cert,
         adminKey,
+        replaced: listener.replaced,
         renew: () => listener.renew(),
         stop: async () => {
           for (const watch of watches) watch.cancel()
@@ -332,7 +335,10 @@ function appPorts(
 
 function running(
   { crypto, identity, credentials, registry, settings }: Shared,
-  of: Pick<RunningRelay, 'relay' | 'port' | 'certificate' | 'adminKey' | 'renew' | 'stop'>,
+  of: Pick<
+    RunningRelay,
+    'relay' | 'port' | 'certificate' | 'adminKey' | 'renew' | 'replaced' | 'stop'
+  >,
 ): RunningRelay {
   return {
     ...of,

@@ -5,8 +5,9 @@ import type { AddressInfo, Socket as TcpSocket } from 'node:net'
 import { createServer as createTlsServer } from 'node:tls'
 import { DuplexConn } from '../../core/duplex_conn.ts'
 import { TunnelError } from '../../core/errors.ts'
-import type { Conn, Listener } from '../../core/socket.ts'
+import type { Conn } from '../../core/socket.ts'
 import type { Datagrams } from '../public_ports.ts'
+import type { PublicListener } from './one_port.ts'
 
 /** A peer that vanished without a word is found out by TCP keepalive. */
 const KEEP_ALIVE = { keepAlive: true, keepAliveInitialDelay: 30_000 }
@@ -14,9 +15,9 @@ const KEEP_ALIVE = { keepAlive: true, keepAliveInitialDelay: 30_000 }
 const BACKLOG = 511
 
 export function listen(
-  at: { host: string; port: number; tls?: { cert: string; key: string } },
+  at: { host: string; port: number; tls?: { cert: string; key: string }; shared?: boolean },
   accepted: (conn: Conn) => void,
-): Promise<Listener> {
+): Promise<PublicListener> {
   const open = new Set<TcpSocket>()
   const accept = (socket: TcpSocket): void => {
     open.add(socket)
@@ -28,11 +29,13 @@ export function listen(
     : createServer({ allowHalfOpen: true, noDelay: true, ...KEEP_ALIVE }, accept)
   return new Promise((resolve, reject) => {
     server.once('error', (cause) => reject(cannotListen(at, cause)))
-    server.listen({ host: at.host, port: at.port, backlog: BACKLOG }, () => {
+    const { host, port, shared = false } = at
+    server.listen({ host, port, backlog: BACKLOG, ...(shared ? { reusePort: true } : {}) }, () => {
       const { port } = server.address() as AddressInfo
       resolve({
         host: at.host,
         port,
+        retire: () => void server.close(),
         close: () =>
           new Promise((done) => {
             server.close(() => done())

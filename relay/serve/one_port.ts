@@ -13,20 +13,29 @@ import type { PublicPortsNet } from '../public_ports.ts'
 import { Relay } from '../relay.ts'
 import { watch } from '../store/watch.ts'
 import { Doors } from './doors.ts'
+import { askPredecessor, awaitSuccessor } from './handover.ts'
 import type { Host, RunningRelay } from './host.ts'
 import { awaitTicket, GOODBYE_MS_MAX, Inside, LOOPBACK } from './inside.ts'
 import { serveGateway } from './node_gateway.ts'
 
 /** How often the files of certificates are looked at. */
 const RENEW_MS = 30_000
+/** From the last connection that is accepted, to the word to agents that they leave. */
+const LAST_PEEK_MS = 200
 /** Servers with certificates of before, kept for the links that they carry. */
 const GENERATIONS_MAX = 4
 
+export interface PublicListener extends Listener {
+  /** Accepts no more; what is open goes on. */
+  retire(): void
+}
+
 export interface Sockets extends PublicPortsNet {
+  /** `shared`: another process of this user may listen on the port as well (SO_REUSEPORT). */
   listen(
-    at: { host: string; port: number; tls?: { cert: string; key: string } },
+    at: { host: string; port: number; tls?: { cert: string; key: string }; shared?: boolean },
     accepted: (conn: Conn) => void,
-  ): Promise<Listener>
+  ): Promise<PublicListener>
   connect(to: { host: string; port: number }): Promise<{ conn: Conn; localPort: number }>
 }
 
@@ -87,9 +96,16 @@ export async function openPort(
     await generations.close()
     await host.store.close()
   }
-  let listener: Listener
+  let listener: PublicListener
   try {
-    listener = await listen(settings, (conn) => (proxied ?? relay.ingress).accept(conn))
+    if (settings.takeOver) relay.ingress.expect()
+    else if (settings.port !== 0) await (await listen(settings, (conn) => conn.abort())).close()
+    const { host: address, port } = settings
+    listener = await listen(
+      { host: address, port, shared: true },
+      (conn) => (proxied ?? relay.ingress).accept(conn),
+    )
+    if (settings.takeOver) await askPredecessor(settings.dataDirectory)
   } catch (error) {
     await stopInside()
     throw error
@@ -97,11 +113,21 @@ export async function openPort(
   host.listening(listener.port)
   acme?.desk.start()
   const renewal = watchCertificate(host, () => generations.renew())
+  let replace!: () => void
+  const replaced = new Promise<void>((resolve) => void (replace = resolve))
+  const successor = await awaitSuccessor(settings.dataDirectory, () => {
+    listener.retire()
+    relay.succeeded = true
+    // Who was accepted a moment ago is still led on here.
+    clock.after(LAST_PEEK_MS, replace)
+  })
   return host.running(relay, {
     port: listener.port,
+    replaced,
     renew: () => generations.renew(),
     stop: async () => {
       renewal.cancel()
+      await successor.close()
       proxied?.close()
       await relay.close()
       await inside.emptied(clock, GOODBYE_MS_MAX)

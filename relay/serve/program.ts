@@ -36,6 +36,7 @@ export async function runProgram(
     }
     // Not in vain before the files are looked at again anyway.
     process.on('SIGHUP', () => void running.renew().catch(() => {}))
+    void running.replaced.then(stop)
     process.on('SIGTERM', stop)
     process.on('SIGINT', stop)
   } catch (error) {
