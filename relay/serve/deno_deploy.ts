@@ -126,10 +126,7 @@ async function main(): Promise<void> {
     windowBytesMax: EDGE_WINDOW_BYTES_MAX,
     watchesSilence: false,
   })
-  const handle = handler(relay, {
-    edge,
-    ports: { ...ports, store, logins: new Logins({ store, clock: webClock }) },
-  })
+  const handle = handler(relay, { edge, ports: { ...ports, store } })
   const server = Deno.serve({
     hostname: settings.host,
     port: settings.port,
@@ -162,6 +159,7 @@ type Ports = Omit<
   | 'agents'
   | 'peers'
   | 'grants'
+  | 'logins'
   | 'upgrade'
   | 'remoteAddress'
 >
@@ -184,6 +182,7 @@ function handler(
     agents: (scope) => relay.agents(scope),
     peers: (scope) => relay.peers(scope),
     grants: ports.registry.grants,
+    logins: new Logins({ store: ports.store, clock: webClock }),
     remoteAddress: (request) => from.get(request) ?? '',
     upgrade(request, link) {
       const { socket, response } = Deno.upgradeWebSocket(request, {

@@ -68,6 +68,8 @@ test('no flag takes a secret: a command line is read by everybody on the machine
     for (const { name, value } of page?.flags ?? []) {
       // The public half of what signs releases.
       if (!/key|token|secret|password/.test(name) || name === 'release-key') continue
+      // A switch holds nothing: it has the key asked for.
+      if (value === undefined) continue
       assert.is(value, 'PATH', `${path} --${name}`)
     }
   }
