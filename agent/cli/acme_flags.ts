@@ -13,6 +13,7 @@ import type { AcmePlan } from './publish.ts'
 const DOMAINS_MAX = 16
 const KEY_VARIABLE = 'SOTTO_ACME_EAB_KEY'
 const KEY_BYTES_MAX = 4096
+const DIRECTORY_VARIABLE = 'SOTTO_ACME_DIRECTORY'
 
 export const ACME_FLAGS: readonly Flag[] = [
   {
@@ -30,7 +31,7 @@ export const ACME_FLAGS: readonly Flag[] = [
   {
     name: 'acme-directory',
     value: 'URL',
-    without: "Let's Encrypt",
+    without: `${DIRECTORY_VARIABLE}, else Let's Encrypt`,
     help: 'The CA; to use it is to agree to its terms.',
   },
   {
@@ -62,7 +63,7 @@ export const ACME_FLAGS: readonly Flag[] = [
 export interface AcmeFlags {
   off: boolean
   domains: string[]
-  directory: string
+  directory: string | undefined
   contact: string | undefined
   caPath: string | undefined
   eabId: string | undefined
@@ -77,7 +78,7 @@ export function readAcme(given: Given): AcmeFlags {
   return {
     off,
     domains: listOf(given, 'acme-domain'),
-    directory: textOf(given, 'acme-directory') ?? LETS_ENCRYPT,
+    directory: textOf(given, 'acme-directory'),
     contact: textOf(given, 'acme-contact'),
     caPath: textOf(given, 'acme-ca'),
     eabId: textOf(given, 'acme-eab-kid'),
@@ -101,15 +102,7 @@ export function checkAcme(flags: AcmeFlags): void {
       'Cannot use --acme-domain together with --acme off: nothing would vouch for that name',
     )
   }
-  let url: URL | undefined
-  try {
-    url = new URL(directory)
-  } catch {
-    // Told below.
-  }
-  if (url?.protocol !== 'https:' || url.username !== '' || url.password !== '') {
-    throw wrong('--acme-directory', directory, 'an https URL')
-  }
+  if (directory !== undefined) checkDirectory(directory, '--acme-directory')
   for (const domain of domains) {
     const name = normaliseHostName(domain)
     if (name === undefined || !name.includes('.')) {
@@ -127,6 +120,17 @@ export function checkAcme(flags: AcmeFlags): void {
   }
 }
 
+function checkDirectory(directory: string, from: string): void {
+  let url: URL | undefined
+  try {
+    url = new URL(directory)
+  } catch {
+    // Told below.
+  }
+  if (url?.protocol === 'https:' && url.username === '' && url.password === '') return
+  throw wrong(from, directory, 'an https URL')
+}
+
 function wrong(flag: string, found: string, expected: string): TunnelError {
   return new TunnelError(
     'cli/acme',
@@ -137,7 +141,9 @@ function wrong(flag: string, found: string, expected: string): TunnelError {
 /** What a publication needs; undefined where it is switched off. Throws `cli/acme`, `ca/file`, `files/…`. */
 export async function acmePlan(flags: AcmeFlags, world: World): Promise<AcmePlan | undefined> {
   if (flags.off) return undefined
-  const { directory, contact, caPath, eabId, eabKeyPath } = flags
+  const { contact, caPath, eabId, eabKeyPath } = flags
+  const directory = flags.directory ?? (world.env[DIRECTORY_VARIABLE] || LETS_ENCRYPT)
+  checkDirectory(directory, DIRECTORY_VARIABLE)
   const ca = caPath === undefined
     ? await environmentCa(world)
     : await readCa(world, caPath, '--acme-ca')

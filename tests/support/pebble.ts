@@ -17,6 +17,8 @@ const OUTPUT_LENGTH_MAX = 400_000
 export interface PebbleOptions {
   /** The port of this machine at which TLS-ALPN-01 is validated: that of the relay. */
   tlsPort: number
+  /** Where every name leads to unless told; default 127.0.0.1. */
+  address?: string
   /** Of nonces that are good, so many in a hundred are refused; default 0. */
   nonceReject?: number
   /** Seconds, at most, that a validation waits first; default none. */
@@ -83,6 +85,7 @@ export async function startPebble(options: PebbleOptions): Promise<Pebble> {
   const dns = start('pebble-challtestsrv', [
     ...['-dns01', `127.0.0.1:${dnsPort}`, '-management', `127.0.0.1:${testPort}`],
     ...['-http01', '', '-https01', '', '-tlsalpn01', '', '-defaultIPv6', ''],
+    ...(options.address === undefined ? [] : ['-defaultIPv4', options.address]),
   ], {})
   const { nonceReject = 0, validationSeconds, authzReuse = 0 } = options
   const pebble = start('pebble', [
