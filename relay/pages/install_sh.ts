@@ -25,7 +25,8 @@ usage: install.sh [flags]
   --dir DIR            install to DIR (default: ~/.local/bin; for root /usr/local/bin)
   --version VERSION    install no other version; an older one than is installed is allowed then
   --require-signature  install nothing unless a signature was checked; needs minisign
-  --uninstall          remove the program; keys and settings stay
+  --no-completions     add no completion to bash, zsh and fish
+  --uninstall          remove the program and its completions; keys and settings stay
   --help               print this
 END
 }
@@ -62,6 +63,7 @@ read_flags() {
       shift
       ;;
     --require-signature) require=yes ;;
+    --no-completions) completions=no ;;
     --uninstall) uninstall=yes ;;
     --help)
       usage
@@ -262,7 +264,9 @@ check_version() {
   if ! fresh=$(version_of "$work/$file"); then
     cat "$work/words" >&2
     hint="Programs in $dir may not be allowed to run (noexec): try --dir."
-    if [ "$file" = "sotto-linux-$machine-musl" ]; then hint='On Alpine: apk add libstdc++ libgcc'; fi
+    if [ "$file" = "sotto-linux-$machine-musl" ] && [ ! -e /usr/lib/libstdc++.so.6 ]; then
+      hint='The C++ library is missing. On Alpine: apk add libstdc++'
+    fi
     fail 'Cannot install: the program does not run on this machine' "$hint"
   fi
   if [ -n "$signed" ] && [ "$signed" != "$fresh" ]; then
@@ -291,8 +295,54 @@ remove() {
   check_place
   if [ ! -f "$program" ]; then fail "Cannot uninstall: there is no $program" 'Say where with --dir.'; fi
   if ! rm -f "$program" 2>/dev/null; then fail "Cannot remove $program: not allowed"; fi
+  for shell in bash zsh fish; do
+    completion_of "$shell"
+    if [ -f "$place" ] && head -n 2 "$place" | grep -q '^# completion of sotto'; then
+      if rm -f "$place" 2>/dev/null; then say "Removed $place."; fi
+    fi
+  done
   say "Removed $program."
   say 'Keys and settings stay in ~/.config/sotto and ~/.local/state/sotto; remove those too if you mean it.'
+}
+
+# Where that shell looks by itself; zsh looks where root keeps programs alone, or where it is told.
+completion_of() {
+  data=\${XDG_DATA_HOME:-\${HOME:-}/.local/share}
+  if [ "$dir" = /usr/local/bin ]; then data=/usr/local/share; fi
+  case $1 in
+  bash) place=$data/bash-completion/completions/sotto ;;
+  zsh) place=$data/zsh/site-functions/_sotto ;;
+  fish) place=$data/fish/vendor_completions.d/sotto.fish ;;
+  esac
+}
+
+# Each is a comfort: what fails is not said, and nothing else depends on it.
+complete_shells() {
+  if [ "$completions" = no ]; then return; fi
+  added=
+  for shell in bash zsh fish; do
+    if ! has "$shell"; then continue; fi
+    completion_of "$shell"
+    case $place in
+    /*) ;;
+    *) continue ;;
+    esac
+    # A file of somebody else stays as it is.
+    if [ -e "$place" ] && ! head -n 2 "$place" | grep -q '^# completion of sotto'; then continue; fi
+    if ! "$program" completions "$shell" </dev/null >"$work/completion" 2>/dev/null; then continue; fi
+    if ! grep -q '^# completion of sotto' "$work/completion"; then continue; fi
+    if ! mkdir -p "\${place%/*}" 2>/dev/null; then continue; fi
+    if ! cp "$work/completion" "$place.$$" 2>/dev/null; then continue; fi
+    if ! mv -f "$place.$$" "$place" 2>/dev/null; then
+      rm -f "$place.$$"
+      continue
+    fi
+    added="$added $shell"
+    if [ "$shell" = zsh ] && [ "$data" != /usr/local/share ]; then
+      say "note: for zsh, before compinit in ~/.zshrc: fpath+=(\${place%/*})"
+    fi
+  done
+  if [ -n "$added" ]; then say "completions:$added, from the next shell on"; fi
 }
 
 make_room() {
@@ -338,7 +388,7 @@ finish() {
 main() {
   set -eu
   keys='@KEYS@'
-  dir='' version='' require=no uninstall=no
+  dir='' version='' require=no uninstall=no completions=yes
   work='' placed=no made_dir=no made_parent=no
   trap clean EXIT
   trap 'exit 129' HUP
@@ -364,6 +414,7 @@ main() {
     fail "Cannot put the program at $program"
   fi
   placed=yes
+  complete_shells
   finish
 }
 

@@ -1,5 +1,5 @@
 // seconds: 240
-// needs: dash bash busybox curl wget minisign shellcheck unshare root
+// needs: dash bash busybox curl wget minisign shellcheck unshare zsh fish root
 /**
  * `curl … | sh` against a real relay, in three shells, as a person with an empty home: what it leaves
  * behind when all is well, and that it leaves nothing when anything is not.
@@ -20,10 +20,13 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { spawn, spawnSync } from 'node:child_process'
+import { connect, createServer } from 'node:net'
+import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { SCRIPTS } from '../../agent/cli/completion_scripts.ts'
 import { encodeMinisignKey, makeMinisignSecret, signMinisign } from '../../core/minisign.ts'
 import { encodeSums, releaseComment } from '../../core/release.ts'
 import { fast } from '../support/crypto.ts'
@@ -164,7 +167,10 @@ async function install(
   const late = setTimeout(() => child.kill('SIGKILL'), RUN_MS_MAX)
   // A shell that refuses the script reads no more of it.
   child.stdin!.on('error', () => {})
-  child.stdin!.end(input)
+  // Some builds of BusyBox take their own programs before those of PATH, but none before a function.
+  const names = shell[0]!.endsWith('busybox') ? readdirSync(who.tools) : []
+  const functions = names.map((name) => `${name}() { '${join(who.tools, name)}' "$@"; }\n`)
+  child.stdin!.end(functions.join('') + input)
   const code = await new Promise<number | null>((done) => child.on('close', done))
   clearTimeout(late)
   return { code, out }
@@ -210,6 +216,105 @@ test('three shells, curl or wget: installs, says what comes next, and does it ag
       assert.equal(tree(who.home), INSTALLED)
     }
   }
+})
+
+/** A program that prints completions as the real one does, and completes one word. */
+function completing(): string {
+  const cases = (['bash', 'zsh', 'fish'] as const)
+    .map((shell) => `  ${shell}) cat <<'SCRIPT'\n${SCRIPTS[shell]}SCRIPT\n  ;;`).join('\n')
+  return `#!/bin/sh
+case $1 in
+--version) echo 1.2.3 ;;
+complete) printf 'http\\tabout\\n' ;;
+completions) case $2 in
+${cases}
+esac ;;
+esac
+`
+}
+
+test('completions: where each shell looks, for shells that are there, again and away again', async () => {
+  publish('1.2.3', { program: completing() })
+  const who = person(['curl', 'cp', 'head', 'zsh', 'fish'])
+  const places = {
+    bash: '.local/share/bash-completion/completions/sotto',
+    zsh: '.local/share/zsh/site-functions/_sotto',
+    fish: '.local/share/fish/vendor_completions.d/sotto.fish',
+  }
+  for (const shell of SHELLS) {
+    const { code, out } = await install(who, { shell })
+    assert.is(code, 0, out)
+    assert.match(out, /^completions: bash zsh fish, from the next shell on$/m)
+    assert.match(out, /before compinit in ~\/\.zshrc: fpath\+=\(\S+\/site-functions\)$/m)
+    for (const [name, place] of Object.entries(places)) {
+      assert.is(readFileSync(join(who.home, place), 'utf8'), SCRIPTS[name as 'bash'])
+    }
+  }
+  const env = { HOME: who.home, PATH: `${who.home}/.local/bin:/usr/bin:/bin`, TERM: 'dumb' }
+  const asked = (command: string, args: string[]): string => {
+    const { stdout, stderr } = spawnSync(command, args, {
+      env: env as unknown as NodeJS.ProcessEnv,
+      timeout: RUN_MS_MAX,
+    })
+    return `${stdout}${stderr}`
+  }
+  // Fish and bash-completion find it by themselves.
+  assert.match(asked('fish', ['-c', 'complete -C "sotto ht"']), /^http\tabout$/m)
+  const loader = '/usr/share/bash-completion/bash_completion'
+  const load = existsSync(loader)
+    ? `. ${loader}; _completion_loader sotto; `
+    : `. ~/${places.bash}; `
+  assert.match(asked('bash', ['-c', `${load}complete -p sotto`]), /-F _sotto sotto$/m)
+  const zsh = `fpath=(~/.local/share/zsh/site-functions $fpath); autoload -Uz compinit; ` +
+    'compinit -u -D; print -r -- "$_comps[sotto]"; autoload +X _sotto && print loaded'
+  assert.is(asked('zsh', ['-f', '-c', zsh]), '_sotto\nloaded\n')
+  // What is not ours is left alone, then and at the end.
+  writeFileSync(join(who.home, places.fish), '# mine\n')
+  const again = await install(who)
+  assert.match(again.out, /^completions: bash zsh, from/m)
+  const gone = await install(who, { args: ['--uninstall'] })
+  assert.is(gone.code, 0, gone.out)
+  assert.not.ok(existsSync(join(who.home, places.bash)) || existsSync(join(who.home, places.zsh)))
+  assert.is(readFileSync(join(who.home, places.fish), 'utf8'), '# mine\n')
+  const without = person(['curl', 'cp', 'head', 'zsh', 'fish'])
+  assert.is((await install(without, { args: ['--no-completions'] })).code, 0)
+  assert.equal(tree(without.home), INSTALLED)
+})
+
+test('a proxy is taken from the environment, and one that is not there is named', async () => {
+  const who = person()
+  fake(who, 'curl', 'https_proxy=http://127.0.0.1:1 exec /usr/bin/curl "$@"')
+  await refuses(who, /Cannot download \S+SHA256SUMS: curl ended with (5|7|97)/)
+  const seen: string[] = []
+  const proxy = createServer((socket) => {
+    socket.on('error', () => {})
+    socket.once('data', (bytes) => {
+      const head = String(bytes)
+      seen.push(head.split('\r\n')[0]!)
+      const to = connect(Number(/:(\d+) HTTP/.exec(head)![1]), '127.0.0.1', () => {
+        socket.write('HTTP/1.1 200 OK\r\n\r\n')
+        socket.pipe(to).pipe(socket)
+      })
+      to.on('error', () => socket.destroy())
+    })
+  })
+  await new Promise<void>((done) => proxy.listen(0, '127.0.0.1', done))
+  const { port } = proxy.address() as AddressInfo
+  const through = person()
+  fake(through, 'curl', `https_proxy=http://127.0.0.1:${port} exec /usr/bin/curl "$@"`)
+  const { code, out } = await install(through)
+  assert.is(code, 0, out)
+  assert.is(seen.length, 3)
+  assert.ok(seen.every((line) => line.startsWith(`CONNECT localhost:${relay.port} `)), seen.join())
+  await new Promise((done) => proxy.close(done))
+})
+
+test('musl without the C++ library: how to have it', async () => {
+  if (existsSync('/usr/lib/libstdc++.so.6')) return
+  const who = person()
+  fake(who, 'ldd', "echo 'musl libc (x86_64)'")
+  publish('1.2.3', { program: '#!/bin/sh\nexit 127\n' })
+  await refuses(who, /The C\+\+ library is missing\. On Alpine: apk add libstdc\+\+$/m)
 })
 
 test('another wget: called with what all of them know, and that it may check nobody is said', async () => {
