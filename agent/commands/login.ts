@@ -5,6 +5,7 @@ import { fingerprint, formatKey } from '../../core/key.ts'
 import { command, isSet, JSON_FLAG, RELAY_FLAGS, textOf } from '../cli/page.ts'
 import type { Given } from '../cli/page.ts'
 import { readChoice } from '../cli/plan.ts'
+import { qrPicture } from '../cli/qr.ts'
 import { Screen } from '../cli/screen.ts'
 import { enquire } from '../enquiry.ts'
 import { checkChoice, credentialOf, join, parseRelay, relayOf } from '../join.ts'
@@ -184,10 +185,11 @@ async function showCode(
     },
   ])
   if (!terminal.stdout.isTTY || screen.isJson) return
-  const { renderUnicodeCompact } = await import('uqr')
-  const picture = renderUnicodeCompact(pageWithCode)
-  const width = Math.max(...picture.split('\n').map(({ length }) => length))
-  if (width <= terminal.stdout.columns) terminal.stdout.write(`${picture}\n\n`)
+  // A picture says nothing to who has the lines read out.
+  if (!screen.looks.plain) {
+    const { lines, width } = await qrPicture(pageWithCode, screen.looks)
+    if (width <= terminal.stdout.columns) terminal.stdout.write(`${lines.join('\n')}\n\n`)
+  }
   terminal.stderr.write(`waiting for ${Math.round(seconds / 60)} minutes; Ctrl-C gives up\n`)
 }
 
