@@ -149,6 +149,11 @@ class Publication {
     return (signal.reason as StopReason | undefined)?.exitCode ?? 0
   }
 
+  /** Whether certificates differ by the name that visitors ask for. */
+  get #hasDomains(): boolean {
+    return (this.#plan.acme?.domains.length ?? 0) > 0
+  }
+
   #tunnelOptions(): TunnelOptions {
     const { name, kind, mode, port, upstream, proxyProtocol, hostHeader, admits, onKnock } =
       this.#plan
@@ -168,7 +173,7 @@ class Publication {
         (this.#acme.get(serverName ?? '') ?? this.#source!.certificate).current,
       challenge: (serverName) => this.#challenges.get(serverName),
       // Of one name and with nothing asked, no hello is read twice.
-      peeks: () => this.#challenges.size > 0 || this.#acme.size > 1,
+      peeks: () => this.#challenges.size > 0 || this.#hasDomains,
       ...(kind === 'http' ? { alpn } : {}),
       ...(proxyProtocol ? { proxyProtocol } : {}),
       ...(hostHeader ? { hostHeader } : {}),

@@ -82,11 +82,11 @@ const failed = (program: Program): Promise<Line> =>
 
 const printOf = (leaf: X509Certificate): string => leaf.fingerprint256
 
-function shown(host: string): Promise<X509Certificate> {
+function shown(host: string, port = relay.port): Promise<X509Certificate> {
   return new Promise((resolve, reject) => {
     const socket = connect({
       host: '127.0.0.1',
-      port: relay.port,
+      port,
       servername: host,
       rejectUnauthorized: false,
       ALPNProtocols: ['http/1.1'],
@@ -98,10 +98,10 @@ function shown(host: string): Promise<X509Certificate> {
   })
 }
 
-function get(host: string, root: string, path = '/'): Promise<string> {
+function get(host: string, root: string, { port = relay.port } = {}): Promise<string> {
   return new Promise((resolve, reject) => {
     https.get(
-      { host: '127.0.0.1', port: relay.port, servername: host, ca: root, path, agent: false },
+      { host: '127.0.0.1', port, servername: host, ca: root, agent: false },
       (answer) => {
         let body = ''
         answer.on('data', (bytes) => body += bytes)
@@ -329,6 +329,30 @@ test('killed in the midst of an order, it goes on at the next start', async () =
   await issued(again)
   assert.is(await get('killed.secure.localhost', await pebble.root()), 'hello from behind')
   await again.stop()
+})
+
+test("a name of the person's own: claimed by DNS, certified through the passthrough, beside the other", async () => {
+  const port = await freePort()
+  const pebble = await startPebble({ tlsPort: port })
+  world.defer(() => pebble.close())
+  const domain = 'app.example.test'
+  await pebble.setTxt(`_sotto.${domain}`, 'sotto-scope=home; relay=localhost')
+  const flags = ['--port', String(port), '--dns', `127.0.0.1:${pebble.dnsPort}`, '--json']
+  const second = world.sotto(['relay', ...flags], { home: 'domains' })
+  const { url, apiKey } = await second.event('listening')
+  const other = { ...relay, program: second, port, origin: url, apiKey }
+  const program = await world.tunnel(other, [
+    ...['http', String(upstreamPort), '--name', 'custom', '--acme-domain', domain],
+    ...['--acme-directory', pebble.directory, '--acme-ca', pebble.serverCaPath],
+  ], { home: 'custom' })
+  assert.is((await issued(program))['host'], domain)
+  const root = await pebble.root()
+  assert.is(await get(domain, root, { port }), 'hello from behind')
+  // This relay gives agents no leave for its own names: that one stays as it was.
+  const own = await shown('custom.secure.localhost', port)
+  assert.is(own.fingerprint256, program.up['certificate'])
+  await program.stop()
+  await second.stop()
 })
 
 test('--acme off asks nobody; a relay that does not allow it is not asked against', async () => {
