@@ -557,7 +557,6 @@ export class Relay implements MemberOwner {
     this.#draining = true
     this.ingress.drain()
     if (this.succeeded) sendOver(this.#hubs.values(), this)
-    // Where another listens already, no longer than so many handshakes take.
     const spreadMs = this.succeeded
       ? Math.min(2 * this.links, SPREAD_MS_MAX / 2)
       : 200 + Math.min(graceMs / 2, SPREAD_MS_MAX)

@@ -7,6 +7,7 @@ import type { NativeShape } from '../../core/native_conn.ts'
 import { TunnelError } from '../../core/errors.ts'
 import type { Conn } from '../../core/socket.ts'
 import type { Datagrams } from '../public_ports.ts'
+import { steerHere } from './bun_steer.ts'
 import type { PublicListener } from './one_port.ts'
 
 /** A peer that vanished without a word is found out by TCP keepalive, from so much silence on. */
@@ -38,6 +39,7 @@ export function listen(
       host: at.host,
       port: server.port,
       retire: () => server.stop(false),
+      steer: () => steerHere((server as unknown as { fd: number }).fd),
       close: () => {
         server.stop(true)
         return Promise.resolve()

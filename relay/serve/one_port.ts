@@ -20,6 +20,8 @@ import { serveGateway } from './node_gateway.ts'
 
 /** How often the files of certificates are looked at. */
 const RENEW_MS = 30_000
+/** How long it goes on accepting what came before the other listened. */
+const LAST_ACCEPT_MS = 200
 /** From the last connection that is accepted, to the word to agents that they leave. */
 const LAST_PEEK_MS = 200
 /** Servers with certificates of before, kept for the links that they carry. */
@@ -28,6 +30,8 @@ const GENERATIONS_MAX = 4
 export interface PublicListener extends Listener {
   /** Accepts no more; what is open goes on. */
   retire(): void
+  /** New connections come here from now on, not to the one that listened before; false: they are shared. */
+  steer?(): boolean
 }
 
 export interface Sockets extends PublicPortsNet {
@@ -105,7 +109,10 @@ export async function openPort(
       { host: address, port, shared: true },
       (conn) => (proxied ?? relay.ingress).accept(conn),
     )
-    if (settings.takeOver) await askPredecessor(settings.dataDirectory)
+    if (settings.takeOver) {
+      listener.steer?.()
+      await askPredecessor(settings.dataDirectory)
+    }
   } catch (error) {
     await stopInside()
     throw error
@@ -116,10 +123,10 @@ export async function openPort(
   let replace!: () => void
   const replaced = new Promise<void>((resolve) => void (replace = resolve))
   const successor = await awaitSuccessor(settings.dataDirectory, () => {
-    listener.retire()
+    // What waits in its queue is still accepted, and who was accepted a moment ago is led on here.
+    clock.after(LAST_ACCEPT_MS, () => listener.retire())
     relay.succeeded = true
-    // Who was accepted a moment ago is still led on here.
-    clock.after(LAST_PEEK_MS, replace)
+    clock.after(LAST_ACCEPT_MS + LAST_PEEK_MS, replace)
   })
   return host.running(relay, {
     port: listener.port,
