@@ -1,10 +1,12 @@
 //! The primitives against published vectors: RFC 7693, 7748, 8439, Wycheproof, the KDF vectors of
 //! wireguard-go, and the Noise vector of cacophony.
 
+mod common;
 use blake2::digest::consts::{U16, U20, U28, U32};
 use blake2::digest::{Digest, KeyInit, Mac, Update};
 use blake2::{Blake2s, Blake2s256, Blake2sMac};
 use wireguard_wasm::device::crypto::{self, Key};
+use wireguard_wasm::device::stitched;
 use wireguard_wasm::device::noise::{self, Symmetric};
 use wycheproof::TestResult;
 
@@ -308,5 +310,94 @@ fn noise_ikpsk2_vector() {
         let tag = crypto::seal(secret, (number as u64 - 2) / 2, b"", &mut body);
         body.extend(tag);
         assert_eq!(body, message(number, "ciphertext"));
+    }
+}
+
+// The stitched AEAD that the WASM module uses, here over plain arrays: the crate is its twin.
+
+fn agree(secret: &Key, nonce: &[u8; 12], ad: &[u8], plain: &[u8]) {
+    let (mut ours, mut theirs) = (plain.to_vec(), plain.to_vec());
+    let tag = stitched::seal(secret, nonce, ad, &mut ours);
+    assert_eq!(tag, crypto::aead_seal(secret, nonce, ad, &mut theirs), "{}", plain.len());
+    assert!(ours == theirs, "{}", plain.len());
+    let mut wrong = tag;
+    wrong[plain.len() % 16] ^= 0x10;
+    assert!(!stitched::open(secret, nonce, ad, &mut ours, &wrong));
+    assert!(ours == theirs, "a refused text stays as it was");
+    assert!(stitched::open(secret, nonce, ad, &mut ours, &tag));
+    assert!(ours == plain, "{}", plain.len());
+}
+
+#[test]
+fn stitched_agrees_with_the_crate_at_every_length() {
+    let secret = core::array::from_fn(|i| i as u8 * 7);
+    for len in (0..1_600).chain([1_420, 4_096, 8_920, 65_475]) {
+        let plain: Vec<u8> = (0..len).map(|i| (i * 31 >> 3) as u8).collect();
+        agree(&secret, &[len as u8; 12], &plain[..len.min(len % 40)], &plain);
+    }
+}
+
+#[test]
+fn stitched_agrees_with_the_crate_on_wycheproof() {
+    use wycheproof::aead::{TestName, TestSet};
+    let set = TestSet::load(TestName::ChaCha20Poly1305).unwrap();
+    let mut count = 0;
+    for test in set.test_groups.iter().flat_map(|group| &group.tests) {
+        let (Ok(secret), Ok(nonce), Ok(tag)) =
+            (test.key[..].try_into(), test.nonce[..].try_into(), test.tag[..].try_into())
+        else {
+            continue;
+        };
+        let mut body = test.ct.to_vec();
+        let opened = stitched::open(secret, nonce, &test.aad, &mut body, &tag);
+        assert_eq!(opened, test.result != TestResult::Invalid, "{}", test.tc_id);
+        agree(secret, nonce, &test.aad, &test.pt);
+        count += 1;
+    }
+    assert!(count > 250, "{count}");
+}
+
+/// Keys and texts that drive the words of Poly1305 to their bounds.
+#[test]
+fn stitched_poly1305_agrees_with_the_crate_on_extreme_keys() {
+    use poly1305::Poly1305;
+    use poly1305::universal_hash::{KeyInit, UniversalHash};
+    let mut dice = common::Dice(8439);
+    let fills = [0x00, 0x01, 0x03, 0x04, 0x0f, 0x7f, 0x80, 0xf0, 0xfb, 0xfc, 0xfe, 0xff];
+    for round in 0..20_000usize {
+        let mut fill = |len: usize| -> Vec<u8> {
+            let mut bytes = vec![fills[dice.below(12) as usize]; len];
+            for byte in &mut bytes {
+                if dice.below(8) == 0 {
+                    *byte = fills[dice.below(12) as usize];
+                }
+            }
+            bytes
+        };
+        let secret: Key = fill(32).try_into().unwrap();
+        let body = fill(round % 300);
+        let mut twin = Poly1305::new(&secret.into());
+        twin.update_padded(&body);
+        let mut lengths = [0; 16];
+        lengths[8..].copy_from_slice(&(body.len() as u64).to_le_bytes());
+        twin.update_padded(&lengths);
+        let expected: [u8; 16] = twin.finalize().into();
+        assert_eq!(stitched::authenticate(&secret, b"", &body), expected, "round {round}");
+    }
+}
+
+/// Texts that encrypt to runs of one byte.
+#[test]
+fn stitched_agrees_with_the_crate_on_extreme_texts() {
+    for number in 0..200u8 {
+        let secret = crypto::hash(&[&[number]]);
+        let nonce = [number; 12];
+        for fill in [0x00, 0xff, 0x80, 0x7f, 0xfb] {
+            let mut stream = vec![0; 1_420];
+            crypto::aead_seal(&secret, &nonce, b"", &mut stream);
+            // Encrypts to a run of `fill`.
+            let plain: Vec<u8> = stream.iter().map(|byte| byte ^ fill).collect();
+            agree(&secret, &nonce, &[fill; 32], &plain);
+        }
     }
 }

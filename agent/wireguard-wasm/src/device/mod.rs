@@ -19,6 +19,7 @@ pub mod entropy;
 mod handshake;
 pub mod index_table;
 pub mod keypair;
+pub mod lanes;
 pub mod limiter;
 pub mod load;
 pub mod message;
@@ -26,6 +27,7 @@ pub mod noise;
 pub mod peer;
 pub mod replay;
 pub mod shared;
+pub mod stitched;
 pub mod tai64n;
 pub mod timers;
 
