@@ -6,7 +6,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import type { Hash } from 'node:crypto'
 import { createReadStream, existsSync, realpathSync } from 'node:fs'
 import * as fs from 'node:fs/promises'
-import { basename, dirname, join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { TunnelError } from '../../core/errors.ts'
 import type { OwnProgram, StagedProgram } from '../own_program.ts'
 

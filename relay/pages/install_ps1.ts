@@ -71,7 +71,9 @@ function Install-Sotto {
       throw "Cannot uninstall: there is no $program"
     }
     Remove-Item -LiteralPath $program
-    if (Test-Path -LiteralPath $old) { Remove-Item -LiteralPath $old }
+    foreach ($kept in $old, (Join-Path $Dir '.sotto.previous.exe')) {
+      if (Test-Path -LiteralPath $kept) { Remove-Item -LiteralPath $kept }
+    }
     Write-Host "Removed $program. Keys and settings stay in .config\\sotto and .local\\state\\sotto."
     return
   }

@@ -295,6 +295,8 @@ remove() {
   check_place
   if [ ! -f "$program" ]; then fail "Cannot uninstall: there is no $program" 'Say where with --dir.'; fi
   if ! rm -f "$program" 2>/dev/null; then fail "Cannot remove $program: not allowed"; fi
+  # What "sotto update" keeps to go back to.
+  rm -f "$dir/.sotto.previous" 2>/dev/null || :
   for shell in bash zsh fish; do
     completion_of "$shell"
     if [ -f "$place" ] && head -n 2 "$place" | grep -q '^# completion of sotto'; then

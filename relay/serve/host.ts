@@ -21,6 +21,7 @@ import { Credentials } from '../credentials.ts'
 import { Logins } from '../device.ts'
 import type { ReleaseFiles } from '../downloads.ts'
 import { createLog } from '../log.ts'
+import type { Log } from '../log.ts'
 import { Domains } from '../domains.ts'
 import { Metrics } from '../metrics.ts'
 import { Quota } from '../quota.ts'
@@ -214,15 +215,7 @@ async function openServices(options: HostOptions): Promise<{
     ? undefined
     : await ClientAuthority.open(settings.clientCaPath, clock)
   const domains = settings.customDomains
-    ? new Domains({
-      ...settings,
-      clock,
-      store,
-      resolver: new Resolver({ clock, crypto, exchange: dnsExchange(settings.dns) }),
-      names,
-      owner: (label) => registry.owner(label),
-      log: (event, fields) => log.info(event, fields),
-    })
+    ? openDomains(options, { names, log, registry })
     : undefined
   if (domains) watches.push({ cancel: () => domains.close() })
   const relayIdentity: RelayIdentity = {
@@ -268,6 +261,22 @@ interface Pairs {
 }
 
 type Shared = Host['ports']
+
+function openDomains(
+  { settings, store, crypto }: HostOptions,
+  { names, log, registry }: { names: string[]; log: Log; registry: Registry },
+): Domains {
+  const clock = systemClock
+  return new Domains({
+    ...settings,
+    clock,
+    store,
+    resolver: new Resolver({ clock, crypto, exchange: dnsExchange(settings.dns) }),
+    names,
+    owner: (label) => registry.owner(label),
+    log: (event, fields) => log.info(event, fields),
+  })
+}
 
 /** The file of the authority whose certificates admit agents, as it is now. */
 class ClientAuthority {

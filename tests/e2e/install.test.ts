@@ -470,6 +470,7 @@ test('--dir with odd names, --uninstall, and what is not ours is left alone', as
   assert.is((await install(who, { args: ['--dir', 'beside me'] })).code, 0)
   assert.ok(existsSync(join(who.home, 'beside me', 'sotto')))
   mkdirSync(join(who.home, '.config', 'sotto'), { recursive: true })
+  writeFileSync(join(odd, '.sotto.previous'), 'the one before')
   const gone = await install(who, { args: ['--uninstall', '--dir', odd] })
   assert.is(gone.code, 0, gone.out)
   assert.equal(readdirSync(odd), [])
