@@ -89,7 +89,7 @@ async function connectTls(
         `Cannot open link to ${place}: its certificate cannot be trusted (${reason})`,
         {
           hint: 'Pin the relay with --relay-fingerprint, then a self-signed certificate will do; ' +
-            'where the proxy reads TLS, give its CA by --ca',
+            'a proxy that reads TLS must except the relay',
           cause,
         },
       )

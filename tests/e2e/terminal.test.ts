@@ -78,7 +78,8 @@ test('o starts the browser with the URL and nothing of ours in its environment',
     `#!/bin/sh\n{ echo "$# $1"; env | grep -c ^SOTTO_; } > ${world.path('opened')}\n`,
   )
   chmodSync(script, 0o755)
-  const terminal = sit(80, { DISPLAY: ':9', PATH: `${bin}:${process.env['PATH']}` })
+  const terminal = sit(80, { DISPLAY: ':9' })
+  terminal.run(`PATH=${bin}:$PATH; clear`)
   const url = await up(terminal)
   await terminal.until(KEYS)
   terminal.press('o')
@@ -172,12 +173,6 @@ test('the terminal is in order after kill -TERM, a fault, Ctrl-Z and in the back
   terminal.run('kill -TERM %1; fg; echo over')
   await terminal.until(/^over$/m)
   await order(terminal)
-  terminal.run(`${world.sottoWords} http 3000 --name t${last} &`)
-  await terminal.until(/https:\/\//)
-  assert.not.match(terminal.screen, /Stopped|Keys:/)
-  terminal.run('kill -TERM %1; wait; echo over')
-  await terminal.until(/^over$/m)
-  await order(terminal)
   const fault = world.path('fault.ts')
   writeFileSync(
     fault,
@@ -190,6 +185,11 @@ test('the terminal is in order after kill -TERM, a fault, Ctrl-Z and in the back
   terminal.press('x')
   await terminal.until(/^left with 70$/m)
   await order(terminal)
+  terminal.run(`${world.sottoWords} http 3000 --name t${last} &`)
+  await terminal.until(/https:\/\//)
+  assert.not.match(terminal.screen, /Stopped|Keys:/)
+  terminal.run('kill -TERM %1; wait; echo over')
+  await terminal.until(/^over$/m)
 })
 
 test.run()
