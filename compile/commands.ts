@@ -19,6 +19,7 @@ JSON object a line. Exit codes: 0 done, 1 an error, 2 a command line that cannot
 | \`SOTTO_CLIENT_CERT\`, \`SOTTO_CLIENT_KEY\` | PEM files of a client certificate and its key, in place of an API key, where the relay has \`--client-ca\` |
 | \`SOTTO_ADMIN_KEY\` | the key for commands that manage a relay |
 | \`SOTTO_RELAY_FINGERPRINT\` | the identity that the relay must have |
+| \`SOTTO_PROFILE\` | the profile, where no \`--profile\` says it ([login.md](login.md)) |
 | \`SOTTO_HOME\` | one folder for all that is kept, in place of \`~/.config/sotto\` and \`~/.local/state/sotto\` |
 | \`SOTTO_RELAY_…\` | settings of a relay: \`--public-ports\` is \`SOTTO_RELAY_PUBLIC_PORTS\` |
 `

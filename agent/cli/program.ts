@@ -435,7 +435,8 @@ function takeProfile(typed: readonly string[]): { argv: readonly string[]; profi
 /** `sotto complete -- WORDS`, which shells ask: one offer a line. On no page, since nobody types it. */
 async function complete(argv: readonly string[], world: World): Promise<number> {
   const [first] = argv
-  const words = first === '--new' ? [...argv.slice(2), ''] : argv.slice(first === '--' ? 1 : 0)
+  const typed = first === '--new' ? [...argv.slice(2), ''] : argv.slice(first === '--' ? 1 : 0)
+  const { argv: words, profile } = takeProfile(typed)
   const { offers } = await import('./completion.ts')
   let verb = ROOT_VERB
   let at = 0
@@ -446,7 +447,9 @@ async function complete(argv: readonly string[], world: World): Promise<number> 
   const verbs = Object.entries(verb.verbs ?? {}).map(([word, { summary }]) =>
     [word, summary] as const
   )
-  const found = await offers({ verbs, rest: words.slice(at), ...(page && { page }) }, world)
+  // A wrong profile is told by commands, not into the middle of a line.
+  const own = await inProfile(world, profile).catch(() => world)
+  const found = await offers({ verbs, rest: words.slice(at), ...(page && { page }) }, own)
   world.terminal.stdout.write(found.map(({ word, about }) => `${word}\t${about}\n`).join(''))
   return 0
 }
@@ -499,6 +502,18 @@ function find(argv: readonly string[]): Found {
   )
 }
 
+const ROOT_FLAGS: readonly string[] = [
+  'flags before a command:',
+  ...table([
+    [
+      `--${PROFILE_FLAG.name} ${PROFILE_FLAG.value}`,
+      `${PROFILE_FLAG.help} (default: ${PROFILE_FLAG.without})`,
+    ],
+    ['--version', 'Print the version.'],
+  ]),
+  '',
+]
+
 function overview(name: string, { summary, verbs = {} }: Verb): string {
   return [
     `${name}: ${summary}`,
@@ -508,6 +523,7 @@ function overview(name: string, { summary, verbs = {} }: Verb): string {
     'commands:',
     ...table(Object.entries(verbs).map(([verb, { summary }]) => [verb, summary])),
     '',
+    ...(name === 'sotto' ? ROOT_FLAGS : []),
     `"${name} COMMAND --help" says more.`,
     '',
   ].join('\n')

@@ -121,6 +121,7 @@ test('each wrong value is refused by its own flag and by its own variable', () =
     'tls-cert': [''],
     'tls-key': [''],
     'client-ca': [''],
+    'open-signup': ['perhaps', '2'],
     acme: ['perhaps'],
     'acme-directory': ['', 'http://a.b/', 'a.b', 'https://'],
     'acme-contact': ['', 'a', 'a@b,c@d', 'mailto:a@b', 'a b@c'],
