@@ -37,6 +37,8 @@ const EXCHANGE_MS = 6_000
 const ANSWER_BYTES_MAX = 262_144
 /** More than one packet on any path; less than a relay takes of a head. */
 const LARGE_BYTES = 6_000
+/** A server that refuses says so sooner. */
+const SILENCE_MS_MIN = 2_000
 const SKEW_MS_WARN = 10_000
 const SKEW_MS_MAX = 120_000
 /** RFC 8200 §5: what every path of IPv6 carries. */
@@ -66,18 +68,25 @@ export function relayChecks(world: World, { relay, choice }: RelayChecks): Check
   // One failure is told once, not by all that needs what failed.
   const whenOpen = (run: (way: Way) => Promise<Finding>) => async (way: Way): Promise<Finding> =>
     (await reached()).open ? await run(way) : skipped('the relay is not reached')
+  let shown: Promise<Finding> | undefined
+  const tls = (): Promise<Finding> => shown ??= checkTls(way)
+  const whenTls = (run: (way: Way) => Promise<Finding>) =>
+    whenOpen(async (way) => {
+      const came = await tls().then(() => true, () => false)
+      return came ? await run(way) : skipped('TLS does not come about')
+    })
   const steps: [string, string, (way: Way) => Promise<Finding>][] = [
     ['proxy', 'proxy', checkProxy],
     ['dns', 'DNS', async () => (await reached()).dns],
     ['tcp', 'TCP', async () => (await reached()).tcp],
     ['ipv6', 'IPv6', checkIpv6],
-    ['tls', 'TLS', whenOpen(checkTls)],
-    ['http', 'relay', whenOpen(checkHttp)],
-    ['websocket', 'WebSocket', whenOpen(checkWebSocket)],
-    ['clock', 'clock', whenOpen(checkClock)],
+    ['tls', 'TLS', whenOpen(tls)],
+    ['http', 'relay', whenTls(checkHttp)],
+    ['websocket', 'WebSocket', whenTls(checkWebSocket)],
+    ['clock', 'clock', whenTls(checkClock)],
     ['mtu', 'MTU', whenOpen(checkMtu)],
-    ['version', 'version', whenOpen(checkVersion)],
-    ['admission', 'admission', whenOpen(checkAdmission)],
+    ['version', 'version', whenTls(checkVersion)],
+    ['admission', 'admission', whenTls(checkAdmission)],
   ]
   return steps.map(([name, title, run]) => ({ name, title, run: () => run(way) }))
 }
@@ -289,18 +298,28 @@ async function checkMtu(way: Way): Promise<Finding> {
     const [first] = await world.probes.resolve(target.host).catch(() => [])
     mtu = first && await world.probes.pathMtu(first)
   }
-  const small = await get(way, '/healthz')
-  if (small.status === 0) return skipped('the relay does not answer')
+  const vanish = fail(
+    'small packets pass, large ones vanish',
+    'A smaller MTU helps: ip link set dev DEVICE mtu 1280. On a router: clamp the MSS to the path MTU.',
+    { mtu: mtu ?? null },
+  )
+  const started = world.clock.monotonic()
+  try {
+    await get(way, '/healthz')
+  } catch (error) {
+    // The first words of TLS fill more than a packet by themselves, with the keys of ML-KEM in them.
+    const isLate = world.clock.monotonic() - started > SILENCE_MS_MIN
+    if (
+      isLate && isTunnelError(error) && error.code.startsWith('tls/') && await answersLittle(way)
+    ) {
+      return vanish
+    }
+    return skipped('the relay does not answer')
+  }
   try {
     await get(way, '/healthz', { 'x-sotto-doctor': 'x'.repeat(LARGE_BYTES) })
   } catch (error) {
-    if (isTunnelError(error, 'doctor/silence')) {
-      return fail(
-        'small packets pass, large ones vanish',
-        'A smaller MTU helps: ip link set dev DEVICE mtu 1280. On a router: clamp the MSS to the path MTU.',
-        { mtu: mtu ?? null },
-      )
-    }
+    if (isTunnelError(error, 'doctor/silence')) return vanish
     throw error
   }
   if (mtu !== undefined && mtu < MTU_MIN) {
@@ -398,6 +417,21 @@ async function get(
     })
   }
   return parseResponse(received, relay.host)
+}
+
+/** Whether a few bytes that are no TLS get any answer, be it the end. */
+async function answersLittle({ world, target }: Way): Promise<boolean> {
+  const conn = await connectOut(world, target)
+  return await new Promise((resolve) => {
+    const done = (answered: boolean): void => {
+      late.cancel()
+      conn.abort()
+      resolve(answered)
+    }
+    const late = world.clock.after(EXCHANGE_MS, () => done(false))
+    conn.handle({ data: () => done(true), end: () => done(true), closed: () => done(true) })
+    conn.write(utf8('GET / HTTP/1.0\r\n\r\n'))
+  })
 }
 
 function facts(body: Uint8Array): Record<string, unknown> {
