@@ -17,6 +17,7 @@ import {
 } from '../core/frame.ts'
 import type { Frame, Visit, VisitName } from '../core/frame.ts'
 import { hex } from '../core/bytes.ts'
+import type { Clock } from '../core/clock.ts'
 import { TunnelError } from '../core/errors.ts'
 import type { Labels } from '../core/labels.ts'
 import type { Stream } from '../core/mux.ts'

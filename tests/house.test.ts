@@ -129,7 +129,7 @@ const RULES: Rule[] = [
     reason: 'relay and agent never meet: a relay must not carry the code of an agent',
   },
   {
-    from: /^agent\/(?!commands\/(relay|demo)\.ts)/,
+    from: /^agent\/(?!commands\/(relay|demo|backup)\.ts)/,
     refuses: (target) => target.startsWith('relay/'),
     reason: 'agent and relay never meet but in the command that runs a relay',
   },

@@ -106,6 +106,14 @@ const VERBS: Readonly<Record<string, Verb>> = {
         summary: 'let a machine in that shows this code',
         load: async () => (await import('../commands/approve.ts')).approve,
       },
+      backup: {
+        summary: 'write the data of a relay into one file, while it runs',
+        load: async () => (await import('../commands/backup.ts')).backup,
+      },
+      restore: {
+        summary: 'put a backup into an empty folder',
+        load: async () => (await import('../commands/backup.ts')).restoreBackup,
+      },
       keys: credentialVerbs('keys', 'API keys'),
       tokens: credentialVerbs('tokens', 'fleet tokens'),
       certificates: {

@@ -37,6 +37,12 @@ export const ACME: ErrorTable = {
         'Compare the URL with the one that the CA publishes.',
         'sotto http 3000 --acme-directory URL',
       ],
+      failed: [
+        'The relay got no certificate from its CA.',
+        'The CA could not reach the name at port 443, has had enough of it for now, or is not there; the message says what it said.',
+        'Look at DNS and CAA records of the name and at what is between; the relay asks again at the time that its log names, and its own certificate serves meanwhile.',
+        'sotto relay --help',
+      ],
       fault: later('Something of this machine stood in the way, and the CA was not asked.'),
       limited: later('The CA has given as many certificates as it wants to for now.'),
       refused: later('The CA refused the order.'),

@@ -3,6 +3,35 @@ import { malformed, misused, tampered } from './page.ts'
 import type { ErrorTable, ErrorText } from './page.ts'
 
 export const RELAY: ErrorTable = {
+  backup: {
+    about: 'the data of a relay in one file, and back',
+    codes: {
+      data: [
+        'There is no data of a relay to back up.',
+        'The folder is another one: a service has it where its --data says.',
+        'Name the folder by --data.',
+        'sotto relay backup --help',
+      ],
+      exists: [
+        'What would be written is there already.',
+        'A backup takes the place of no file, and is restored into an empty folder alone.',
+        'Choose another name, or move what is there away.',
+        'sotto relay backup --help',
+      ],
+      failed: [
+        'The backup was not written, or not restored; nothing half-made is left.',
+        'The disk is full, the rights do not suffice, or the file is damaged; the message says which.',
+        'Do what the message asks for, as the user of the relay or root.',
+        'sotto relay backup --help',
+      ],
+      file: [
+        'That file is no backup of a relay.',
+        'It is the store alone, was cut when it was copied, or is something else.',
+        'Give a file that "sotto relay backup" made.',
+        'sotto relay restore --help',
+      ],
+    },
+  },
   relay: {
     about: 'the relay as agents and operators meet it',
     codes: {
@@ -30,6 +59,12 @@ export const RELAY: ErrorTable = {
         'SOTTO_API_KEY, or one of SOTTO_CLIENT_CERT and SOTTO_CLIENT_KEY, is not set or names no file.',
         'Set the variable. The operator makes keys by the command below.',
         'sotto relay keys create',
+      ],
+      'take-over': [
+        'The relay that runs with this data did not answer the one that should take its place.',
+        'It hangs, or is not ours.',
+        'Stop it, and start this one without --take-over.',
+        'sotto relay --help',
       ],
       downloads: [
         'The relay has no folder to hand programs out from.',

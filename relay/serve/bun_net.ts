@@ -31,7 +31,7 @@ export function listen(
       port: at.port,
       allowHalfOpen: true,
       ...(at.tls ? { tls: at.tls } : {}),
-      reusePort: at.shared ?? false,
+      ...(at.shared ? { reusePort: true } : {}),
       // The callbacks are written against the shape that core knows.
       socket: callbacks as unknown as Bun.SocketHandler<NativeConn>,
     })

@@ -5,6 +5,12 @@ import { dirname } from 'node:path'
 import type { Store } from '../store/store.ts'
 import { storeError } from '../store/store.ts'
 import { sqliteStore } from '../store/sqlite.ts'
+import type { SqlPort } from '../store/sqlite.ts'
+
+/** A database as it is, for backups. */
+export function openBunSql(path: string): SqlPort {
+  return new Database(path)
+}
 
 /**
  * Opens `path`, or makes it: the file 0600, its directory 0700. SQLite gives the files beside it
