@@ -53,8 +53,8 @@ function listing(name: string): Command {
       name,
       summary: 'list the profiles: relay, scope and identity of each',
       examples: [
-        ['sotto profiles', 'The one with * is used where none is named.'],
-        ['sotto profiles --json', 'The same for programs.'],
+        [name, 'The one with * is used where none is named.'],
+        [`${name} --json`, 'The same for programs.'],
       ],
       flags: [JSON_FLAG],
       more: `Each profile is a whole of its own: relay, key, pins and identity. One is made by

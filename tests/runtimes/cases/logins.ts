@@ -37,9 +37,9 @@ export const loginCases: Cases = (test, bed) => {
     assert.is((await one.poll())['error'], 'slow_down', `before ${INTERVAL_SECONDS} s`)
     const body = { code: one.userCode, scope: 'visitors' }
     assert.is((await api(bed.relay, '/logins/look', { body })).status, 400, 'a field too many')
-    const approvals = await Promise.all([1, 2, 3].map(() =>
-      api(bed.relay, '/logins/approve', { body })
-    ))
+    const approvals = await Promise.all(
+      [1, 2, 3].map(() => api(bed.relay, '/logins/approve', { body })),
+    )
     assert.equal(approvals.map(({ status }) => status).sort(), [200, 404, 404])
     const answers = await Promise.all([one.poll(), one.poll()])
     const good = answers.filter(({ status }) => status === 200)
