@@ -7,6 +7,7 @@ import type { Abilities, StartRelay } from '../support/relays.ts'
 import { Bed } from './bed.ts'
 import type { Cases } from './bed.ts'
 import { admissionCases } from './cases/admission.ts'
+import { domainCases } from './cases/domains.ts'
 import { ingressCases } from './cases/ingress.ts'
 import { lifeCases } from './cases/life.ts'
 import { linkCases } from './cases/links.ts'
@@ -23,6 +24,7 @@ const ALL: readonly Cases[] = [
   streamCases,
   visitCases,
   ingressCases,
+  domainCases,
   poolCases,
   sharedCases,
   portCases,
