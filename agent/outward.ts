@@ -160,7 +160,7 @@ export async function readCa(
   try {
     content = await files.read(path, { bytesMax: CA_BYTES_MAX })
   } catch (error) {
-    throw wrong(asTunnelError(error, 'files/read').message, error)
+    throw wrong(asTunnelError(error, 'ca/file').message, error)
   }
   if (content === undefined) throw wrong('no such file')
   let words: string

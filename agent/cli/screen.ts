@@ -64,7 +64,9 @@ export class Screen {
   constructor(world: ScreenWorld, options: { json: boolean; plain?: boolean }) {
     this.#world = world
     this.#json = options.json
-    this.looks = looksOf(world.env ?? {}, options)
+    const looks = looksOf(world.env ?? {}, options)
+    // Colours in a file are noise.
+    this.looks = { ...looks, colours: looks.colours && world.terminal.stdout.isTTY }
     this.#live = !options.json && world.terminal.stdout.isTTY && this.looks.moves
   }
 
