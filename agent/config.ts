@@ -133,12 +133,17 @@ export async function checkBytes(
 
 /**
  * The world as this file wants it: the secret from its file or variable is where `join` looks for it.
- * Throws `config/secret-file`, `config/variable`.
+ * A profile that is `named` on the command line beats the file's. Throws `config/secret-file`,
+ * `config/variable`.
  */
-export async function configWorld(world: World, config: Config): Promise<World> {
+export async function configWorld(
+  world: World,
+  config: Config,
+  named?: string,
+): Promise<World> {
   const { apiKeyFile, apiKeyEnv, profile } = config
   const env: Record<string, string | undefined> = { ...world.env }
-  if (profile !== undefined) env['SOTTO_PROFILE'] = profile
+  if (profile !== undefined && named === undefined) env['SOTTO_PROFILE'] = profile
   if (apiKeyFile !== undefined) env['SOTTO_API_KEY'] = await readSecret(world, apiKeyFile)
   if (apiKeyEnv !== undefined) {
     const secret = world.env[apiKeyEnv]

@@ -96,14 +96,14 @@ class ControlServer {
         parts.push(bytes)
         bytesIn += bytes.length
         const at = bytes.indexOf(0x0a)
-        if (at < 0 && bytesIn <= REQUEST_BYTES_MAX) return
+        const length = at < 0 ? bytesIn : bytesIn - bytes.length + at
+        if (at < 0 && length <= REQUEST_BYTES_MAX) return
         late.cancel()
         asked = true
-        void this.#answer(conn, { parts, isWhole: at >= 0 && bytesIn <= REQUEST_BYTES_MAX, left })
+        void this.#answer(conn, { parts, isWhole: length <= REQUEST_BYTES_MAX, left })
       },
-      end: () => {
-        if (!asked) conn.abort()
-      },
+      // Whoever followed went away; whoever asks and half-closes still gets an answer.
+      end: () => asked ? leave() : conn.abort(),
       closed: () => {
         late.cancel()
         this.#clients.delete(conn)

@@ -1,5 +1,5 @@
 /** `sotto up`: all tunnels of a file, in one process, over one link. */
-import { asTunnelError, isTunnelError, TunnelError } from '../../core/errors.ts'
+import { asTunnelError, TunnelError } from '../../core/errors.ts'
 import { fingerprint } from '../../core/key.ts'
 import { command, isSet, JSON_FLAG, RELAY_FLAGS, textOf } from '../cli/page.ts'
 import type { Given, Page } from '../cli/page.ts'
@@ -11,7 +11,9 @@ import { openControl } from '../control.ts'
 import type { Answer } from '../control.ts'
 import { EventLog } from '../event_log.ts'
 import { checkChoice, join } from '../join.ts'
+import { isFinal } from '../joined_agent.ts'
 import type { Joining, RelayChoice } from '../join.ts'
+import { Profile } from '../profile.ts'
 import type { TunnelState } from '../served_tunnel.ts'
 import { TunnelSet } from '../tunnel_set.ts'
 import type { Applied } from '../tunnel_set.ts'
@@ -51,6 +53,8 @@ export interface UpOptions {
   names: readonly string[]
   config: string | undefined
   choice: RelayChoice
+  /** Named on the line, which beats the file. */
+  profile: string | undefined
   json: boolean
 }
 
@@ -59,6 +63,7 @@ function read(given: Given): UpOptions {
     names: given.args,
     config: textOf(given, 'config'),
     choice: readLabelled(given),
+    profile: textOf(given, 'profile'),
     json: isSet(given, 'json'),
   }
 }
@@ -68,7 +73,7 @@ async function run(options: UpOptions, world: World): Promise<number> {
   const path = await findConfig(world, options.config)
   const config = await loadConfig(world, path)
   const tunnels = chosen(config, options.names)
-  const own = await configWorld(world, config)
+  const own = await configWorld(world, config, options.profile)
   const { choice } = options
   const joining = await join(own, {
     ...choice,
@@ -78,7 +83,9 @@ async function run(options: UpOptions, world: World): Promise<number> {
     // Of one name the last counts.
     labels: [...config.labels, ...choice.labels ?? []],
   }, (line) => screen.tell(line))
-  return await new Up(own, { options, screen, config, joining }).run(tunnels)
+  // Where other commands look for it, which do not know what profile the file names.
+  const { stateDir } = new Profile(world)
+  return await new Up(own, { options, screen, config, joining, stateDir }).run(tunnels)
 }
 
 /** Throws `config/unknown` on a name that the file does not have. */
@@ -99,6 +106,7 @@ interface UpParts {
   screen: Screen
   config: Config
   joining: Joining
+  stateDir: string
 }
 
 class Up {
@@ -125,7 +133,7 @@ class Up {
       joining: parts.joining,
       log: this.#log,
       unopened: (error) => {
-        if (isTunnelError(error, 'link/untrusted')) this.#end(error)
+        if (isFinal(error, this.#wasUp)) this.#end(error)
       },
       onState: (state) => this.#state(state),
       onTunnel: (state) => this.#tunnel(state),
@@ -134,7 +142,7 @@ class Up {
 
   async run(tunnels: readonly TunnelConfig[]): Promise<number> {
     const { signal, files } = this.#world
-    const { screen, joining, config } = this.#parts
+    const { screen, config, stateDir } = this.#parts
     const ended = new Promise<void>((resolve, reject) => {
       this.#end = (error) => error ? reject(error) : resolve()
     })
@@ -143,7 +151,7 @@ class Up {
     signal.addEventListener('abort', stopped, { once: true })
     if (signal.aborted) stopped()
     const control = await openControl(this.#world, {
-      stateDir: joining.profile.stateDir,
+      stateDir,
       path: config.path,
       handler: (request, answer) => this.#answer(request, answer),
     })
