@@ -22,7 +22,17 @@ const PACKAGES = {
   'qemu-aarch64-static': 'qemu-user-static',
   pip3: 'python3-pip',
   unzip: 'unzip',
+  'systemd-analyze': 'systemd',
+  systemctl: 'systemd',
+  unshare: 'util-linux',
+  nsenter: 'util-linux',
+  socat: 'socat',
+  plistutil: 'libplist-utils',
+  turnserver: 'coturn',
   promtool: 'prometheus',
+  pebble: 'pebble',
+  'pebble-challtestsrv': 'pebble',
+  certutil: 'libnss3-tools',
   buildah: 'buildah',
   busybox: 'busybox',
 }
@@ -40,7 +50,7 @@ function has(program) {
 function installPackages() {
   const absent = Object.keys(PACKAGES).filter((program) => !has(program))
   if (absent.length === 0) return
-  const names = absent.map((program) => PACKAGES[program])
+  const names = [...new Set(absent.map((program) => PACKAGES[program]))]
   if (process.getuid?.() !== 0 || !has('apt-get')) {
     console.log(
       `not installed: ${
