@@ -25,52 +25,53 @@ export function indexPage(facts: IndexFacts): Page {
     `sotto relay ${facts.domain}`,
     html`
       <main>
-        <h1>sotto relay</h1>
-        <p class="quiet">${facts.domain}, version ${facts.version}</p>
-        <p>This host passes traffic between people and services that stand behind it. It routes by name and
-      moves bytes; what it serves is published by the agents that link to it, not by this page.</p>
-        <p>With <code>sotto</code>, a program on your machine, a port of it gets a URL here that others can
-      open in their browsers.</p>
-        ${facts.install ? installation(facts.install) : ''}
-        <h2>What this relay can read</h2>
-        <table>
-      ${facts.passthrough
-        ? html`
-          <tr>
-            <th>NAME.${facts.secureDomain}</th>
-            <td>Nothing. TLS ends in the agent that published the name; the
-          relay sees the name, the addresses and how much is sent.</td>
-          </tr>
-        `
-        : html`
-          <tr>
-            <th>sotto connect</th>
-            <td>Nothing. TLS ends in the two agents. This relay has no raw TCP port, so
-          browsers cannot reach verified endpoints through it.</td>
-          </tr>
-        `}
-      ${facts.inspectable
-        ? html`
-          <tr>
-            <th>NAME.${facts.appsDomain}</th>
-            <td>Everything. TLS ends here; who publishes there chose it with
-          <code>--e2ee=false</code>.</td>
-          </tr>
-        `
-        : ''}
-        </table>
-        <h2>Publish a local port</h2>
-        <pre>sotto http 3000 --relay ${facts.origin}</pre>
-        <h2>This relay's identity</h2>
-        <p><code>${facts.fingerprint}</code></p>
-        <p
-          class="quiet">Agents pin it. Compare it with what the host of this relay told you by another way: this
-      page alone proves nothing.</p>
-        <h2>For programs</h2>
-        <p><a href="/v1/relay">/v1/relay</a>, <a href="/api/v1/docs">the API</a> and
-      <a href="/api/v1/openapi.json">its document</a>, <a href="/healthz">/healthz</a>,
-      <a href="/readyz">/readyz</a></p>
-      </main>
+              <h1>sotto relay</h1>
+              <p class="quiet">${facts.domain}, version ${facts.version}</p>
+              <p>This host passes traffic between people and services that stand behind it. It routes by name and
+            moves bytes; what it serves is published by the agents that link to it, not by this page.</p>
+              <p>With <code>sotto</code>, a program on your machine, a port of it gets a URL here that others can
+            open in their browsers.</p>
+              ${facts.install ? installation(facts.install) : ''}
+              <h2>What this relay can read</h2>
+              <table>
+            ${facts.passthrough
+              ? html`
+                <tr>
+                  <th>NAME.${facts.secureDomain}</th>
+                  <td>Nothing. TLS ends in the agent that published the name; the
+                relay sees the name, the addresses and how much is sent.</td>
+                </tr>
+              `
+              : html`
+                <tr>
+                  <th>sotto connect</th>
+                  <td>Nothing. TLS ends in the two agents. This relay has no raw TCP port, so
+                browsers cannot reach verified endpoints through it.</td>
+                </tr>
+              `}
+            ${facts.inspectable
+              ? html`
+                <tr>
+                  <th>NAME.${facts.appsDomain}</th>
+                  <td>Everything. TLS ends here; who publishes there chose it with
+                <code>--e2ee=false</code>.</td>
+                </tr>
+              `
+              : ''}
+              </table>
+              <h2>Publish a local port</h2>
+              <pre>sotto login ${facts.origin.replace('https://', '')}
+      sotto http 3000</pre>
+              <h2>This relay's identity</h2>
+              <p><code>${facts.fingerprint}</code></p>
+              <p
+                class="quiet">Agents pin it. Compare it with what the host of this relay told you by another way: this
+            page alone proves nothing.</p>
+              <h2>For programs</h2>
+              <p><a href="/v1/relay">/v1/relay</a>, <a href="/api/v1/docs">the API</a> and
+            <a href="/api/v1/openapi.json">its document</a>, <a href="/healthz">/healthz</a>,
+            <a href="/readyz">/readyz</a></p>
+            </main>
     `,
   )
 }

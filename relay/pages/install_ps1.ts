@@ -5,10 +5,9 @@
 import type { InstallFacts } from '../install.ts'
 
 export function installPs1({ origin, keys }: InstallFacts): string {
-  return SCRIPT.replaceAll('@ORIGIN@', origin).replaceAll(
-    '@KEYS@',
-    keys.map((key) => `'${key}'`).join(', '),
-  )
+  return SCRIPT.replaceAll('@ORIGIN@', origin)
+    .replaceAll('@RELAY@', origin.replace('https://', ''))
+    .replaceAll('@KEYS@', keys.map((key) => `'${key}'`).join(', '))
 }
 
 const SCRIPT = `# Installs sotto, or brings it up to date, from the relay @ORIGIN@
@@ -130,8 +129,9 @@ function Install-Sotto {
     $call = "& '$program'"
   }
   Write-Host ''
-  Write-Host 'Next, with an API key of this relay in SOTTO_API_KEY if it asks for one:'
-  Write-Host "  $call http 3000 --relay @ORIGIN@"
+  Write-Host 'Next:'
+  Write-Host "  $call login @RELAY@"
+  Write-Host "  $call http 3000"
 }
 
 & { Install-Sotto }

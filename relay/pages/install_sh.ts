@@ -6,6 +6,7 @@ import type { InstallFacts } from '../install.ts'
 
 export function installSh({ origin, keys }: InstallFacts): string {
   return SCRIPT.replaceAll('@ORIGIN@', origin).replaceAll('@KEYS@', keys.join(' '))
+    .replaceAll('@RELAY@', origin.replace('https://', ''))
 }
 
 const SCRIPT = `#!/bin/sh
@@ -383,8 +384,9 @@ finish() {
     ;;
   esac
   say ''
-  say 'Next, with an API key of this relay in SOTTO_API_KEY if it asks for one:'
-  say "  $call http 3000 --relay @ORIGIN@"
+  say 'Next:'
+  say "  $call login @RELAY@"
+  say "  $call http 3000"
 }
 
 main() {

@@ -204,7 +204,10 @@ test('three shells, curl or wget: installs, says what comes next, and does it ag
       const where = `${shell} ${tool}: ${first.out}`
       assert.is(first.code, 0, where)
       assert.match(first.out, /^signature: of a release key, version 1\.2\.3$/m)
-      assert.match(first.out, new RegExp(`^  \\S+/sotto http 3000 --relay ${relay.url}$`, 'm'))
+      assert.match(
+        first.out,
+        new RegExp(`^  \\S+/sotto login ${relay.url.slice('https://'.length)}$`, 'm'),
+      )
       assert.match(first.out, /is not in PATH/)
       assert.equal(tree(who.home), INSTALLED, where)
       const program = join(who.home, '.local/bin/sotto')

@@ -180,7 +180,7 @@ test('the page names the relay, holds no script and loads nothing from elsewhere
   assert.match(response.headers.get('content-type')!, /^text\/html/)
   assert.match(page, /^\s*<!doctype html>/)
   assert.ok(page.includes(fingerprint(fast, identity.public)))
-  assert.ok(page.includes('sotto http 3000 --relay https://relay.example.com:8443'))
+  assert.ok(page.includes('sotto login relay.example.com:8443\nsotto http 3000'))
   assert.ok(page.includes('NAME.secure.relay.example.com'))
   assert.not.match(page, /<script|javascript:|\son[a-z]+=|style=|<img|<iframe/i)
   for (const [, url] of page.matchAll(/(?:src|href)="([^"]*)"/g)) assert.match(url!, /^\/(?!\/)/)
