@@ -166,7 +166,7 @@ type Ports = Omit<
 
 function handler(
   relay: Relay,
-  { edge, ports }: { edge: Edge; ports: Ports },
+  { edge, ports }: { edge: Edge; ports: Ports & { store: Store } },
 ): Parameters<typeof Deno.serve>[1] {
   const from = new WeakMap<Request, string>()
   const app = createApp({
