@@ -1,5 +1,5 @@
 // seconds: 120
-// needs: tmux bash stty
+// needs: tmux bash stty script
 /**
  * A tunnel at a real terminal: keys, the QR code, narrow windows, plain words, other locales, and a
  * terminal that is in order again however the program ended. Screens are tmux's.
