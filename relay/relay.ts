@@ -564,10 +564,7 @@ export class Relay implements MemberOwner {
       for (const member of hub.members()) {
         const [a, b] = this.crypto.randomBytes(2)
         const spread = (a! * 256 + b!) / 65_536
-        member.restarting(
-          Math.round(spread * spreadMs),
-          graceMs + 60_000,
-        )
+        member.restarting(Math.round(spread * spreadMs), graceMs + 60_000)
       }
     }
     await new Promise<void>((resolve) => {

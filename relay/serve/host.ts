@@ -164,16 +164,7 @@ export async function openHost(options: HostOptions): Promise<Host> {
 }
 
 /** Reads or makes what is kept on disk, and opens what stands on it. */
-async function openServices(options: HostOptions): Promise<{
-  ports: Shared
-  tls: CertificatePair
-  appsTls: CertificatePair
-  acme: AcmeHost | undefined
-  /** Another pair than `now`, which the relay's challenges name from then on; undefined: the same. */
-  renewed(now: Pairs): Promise<Pairs | undefined>
-  watches: Timer[]
-  adminKey: string | undefined
-}> {
+async function openServices(options: HostOptions): Promise<Services> {
   const { settings, store, crypto, version } = options
   const clock = systemClock
   const log = createLog({
@@ -186,13 +177,9 @@ async function openServices(options: HostOptions): Promise<{
   const names = [
     ...new Set([...settings.names, ...(isLocal(settings) ? ['127.0.0.1', 'localhost'] : [])]),
   ]
+  const folder = join(settings.dataDirectory, 'acme')
   const acme = settings.acme
-    ? await AcmeHost.open(settings, {
-      clock,
-      crypto,
-      log,
-      folder: join(settings.dataDirectory, 'acme'),
-    })
+    ? await AcmeHost.open(settings, { clock, crypto, log, folder })
     : undefined
   const pairs = async (): Promise<Pairs> => {
     const appsTls = await loadCertificate(settings, names, clock)
@@ -241,18 +228,34 @@ async function openServices(options: HostOptions): Promise<{
   }
   const renewed = async (now: Pairs): Promise<Pairs | undefined> => {
     await authority?.reread()
-    const found = await pairs()
-    const { tls: pair } = found
-    const sameApps = found.appsTls.cert === now.appsTls.cert
-    if (pair.cert === now.tls.cert && pair.key === now.tls.key && sameApps) return undefined
-    checkPair(pair)
-    const { certificates } = relayIdentity
-    // Connections that began with the one before are still in admission.
-    certificates.unshift(await certificateHash(pair.cert))
-    certificates.splice(CERTIFICATES_MAX)
-    return found
+    return await changedPairs(now, await pairs(), relayIdentity)
   }
   return { ports, tls, appsTls, acme, renewed, watches, adminKey: admin?.secret }
+}
+
+/** `found` where it differs, and its certificate is named to agents from then on. */
+async function changedPairs(
+  now: Pairs,
+  found: Pairs,
+  { certificates }: RelayIdentity,
+): Promise<Pairs | undefined> {
+  const { tls: pair } = found
+  const sameApps = found.appsTls.cert === now.appsTls.cert
+  if (pair.cert === now.tls.cert && pair.key === now.tls.key && sameApps) return undefined
+  checkPair(pair)
+  // Connections that began with the one before are still in admission.
+  certificates.unshift(await certificateHash(pair.cert))
+  certificates.splice(CERTIFICATES_MAX)
+  return found
+}
+
+interface Services extends Pairs {
+  ports: Shared
+  acme: AcmeHost | undefined
+  /** Another pair than `now`, which the relay's challenges name from then on; undefined: the same. */
+  renewed(now: Pairs): Promise<Pairs | undefined>
+  watches: Timer[]
+  adminKey: string | undefined
 }
 
 interface Pairs {

@@ -12,6 +12,7 @@ import { errorFields } from '../log.ts'
 import type { PublicPortsNet } from '../public_ports.ts'
 import { Relay } from '../relay.ts'
 import { watch } from '../store/watch.ts'
+import type { AcmeHost } from './acme.ts'
 import { Doors } from './doors.ts'
 import { askPredecessor, awaitSuccessor } from './handover.ts'
 import type { Host, RunningRelay } from './host.ts'
@@ -75,19 +76,10 @@ export async function openPort(
     },
     bulkTls: (conn, first, left) => inside.join(conn, { first, port: servers.bulk, left, clock }),
   })
-  const generations = new Generations(host, { relay, inside, servers, listen, serveHttps })
+  const behind = { relay, inside, servers, listen, serveHttps }
+  const generations = new Generations(host, behind)
   await generations.open()
-  if (acme) {
-    const live = { ...host.ports, domain: settings.appsDomain }
-    acme.scopeOf = (name) => inspectableScope(relay, live, name)
-    acme.changed = async (name) => void (settings.names.includes(name) && await generations.renew())
-    doors = new Doors({
-      acme,
-      inside,
-      open: (pair) => generations.gateway(pair),
-      common: () => servers.gateway,
-    })
-  }
+  doors = acme && openDoors(host, { acme, behind, generations })
   const proxied = settings.behindProxy && new BehindProxy({
     clock,
     trusted: settings.behindProxy,
@@ -100,47 +92,87 @@ export async function openPort(
     await generations.close()
     await host.store.close()
   }
-  let listener: PublicListener
+  let place: Place
   try {
-    if (settings.takeOver) relay.ingress.expect()
-    else if (settings.port !== 0) await (await listen(settings, (conn) => conn.abort())).close()
-    const { host: address, port } = settings
-    listener = await listen(
-      { host: address, port, shared: true },
-      (conn) => (proxied ?? relay.ingress).accept(conn),
-    )
-    if (settings.takeOver) {
-      listener.steer?.()
-      await askPredecessor(settings.dataDirectory)
-    }
+    const accept = (conn: Conn): void => (proxied ?? relay.ingress).accept(conn)
+    place = await takePlace(host, { relay, listen, accept })
   } catch (error) {
     await stopInside()
     throw error
   }
-  host.listening(listener.port)
   acme?.desk.start()
   const renewal = watchCertificate(host, () => generations.renew())
+  return host.running(relay, {
+    port: place.listener.port,
+    replaced: place.replaced,
+    renew: () => generations.renew(),
+    stop: async () => {
+      renewal.cancel()
+      await place.successor.close()
+      proxied?.close()
+      await relay.close()
+      await inside.emptied(clock, GOODBYE_MS_MAX)
+      await place.listener.close()
+      await stopInside()
+    },
+  })
+}
+
+interface Place {
+  listener: PublicListener
+  replaced: Promise<void>
+  successor: { close(): Promise<void> }
+}
+
+/** Listens, in the place of who does already where that is wanted, until another takes it over. */
+async function takePlace(
+  host: Host,
+  { relay, listen, accept }: {
+    relay: Relay
+    listen: Sockets['listen']
+    accept(conn: Conn): void
+  },
+): Promise<Place> {
+  const { settings: { host: address, port, takeOver, dataDirectory }, clock } = host.ports
+  if (takeOver) relay.ingress.expect()
+  // Alone at first, or two relays that nobody wanted would share the port.
+  else if (port !== 0) await (await listen({ host: address, port }, (conn) => conn.abort())).close()
+  const listener = await listen({ host: address, port, shared: true }, accept)
+  try {
+    if (takeOver) {
+      listener.steer?.()
+      await askPredecessor(dataDirectory)
+    }
+  } catch (error) {
+    await listener.close()
+    throw error
+  }
+  host.listening(listener.port)
   let replace!: () => void
   const replaced = new Promise<void>((resolve) => void (replace = resolve))
-  const successor = await awaitSuccessor(settings.dataDirectory, () => {
+  const successor = await awaitSuccessor(dataDirectory, () => {
     // What waits in its queue is still accepted, and who was accepted a moment ago is led on here.
     clock.after(LAST_ACCEPT_MS, () => listener.retire())
     relay.succeeded = true
     clock.after(LAST_ACCEPT_MS + LAST_PEEK_MS, replace)
   })
-  return host.running(relay, {
-    port: listener.port,
-    replaced,
-    renew: () => generations.renew(),
-    stop: async () => {
-      renewal.cancel()
-      await successor.close()
-      proxied?.close()
-      await relay.close()
-      await inside.emptied(clock, GOODBYE_MS_MAX)
-      await listener.close()
-      await stopInside()
-    },
+  return { listener, replaced, successor }
+}
+
+/** Ties certificates of a CA to who serves what, and to the servers that show them. */
+function openDoors(
+  { ports }: Host,
+  { acme, behind, generations }: { acme: AcmeHost; behind: Behind; generations: Generations },
+): Doors {
+  const { settings } = ports
+  const live = { ...ports, domain: settings.appsDomain }
+  acme.scopeOf = (name) => inspectableScope(behind.relay, live, name)
+  acme.changed = async (name) => void (settings.names.includes(name) && await generations.renew())
+  return new Doors({
+    acme,
+    inside: behind.inside,
+    open: (pair) => generations.gateway(pair),
+    common: () => behind.servers.gateway,
   })
 }
 
