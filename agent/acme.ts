@@ -47,7 +47,7 @@ export interface AcmeChoice {
 export type AcmeNews =
   | { readonly state: 'waiting'; readonly host: string; readonly ca: string }
   | { readonly state: 'account'; readonly ca: string; readonly terms: string | undefined }
-  | { readonly state: 'issued'; readonly host: string; readonly untilMs: number }
+  | { readonly state: 'issued'; readonly host: string; readonly certificate: Certificate }
   | {
     readonly state: 'failed'
     readonly host: string
@@ -83,6 +83,8 @@ export class AcmeSource implements CertificateSource {
   #infoAtMs = 0
   #timer: Timer | undefined
   #looking = false
+  /** Woken while looking: what was seen may be over. */
+  #woken = false
   #told = ''
 
   private constructor(world: Surroundings, profile: Profile, options: AcmeSourceOptions) {
@@ -121,7 +123,8 @@ export class AcmeSource implements CertificateSource {
 
   /** The name leads here (again): gets on with it. */
   wake(): void {
-    if (!this.#looking) void this.#look()
+    if (this.#looking) this.#woken = true
+    else void this.#look()
   }
 
   close(): void {
@@ -132,6 +135,7 @@ export class AcmeSource implements CertificateSource {
 
   async #look(): Promise<void> {
     this.#looking = true
+    this.#woken = false
     this.#timer?.cancel()
     let nextMs = this.#world.clock.now() + LOOK_MS_MAX
     try {
@@ -142,6 +146,7 @@ export class AcmeSource implements CertificateSource {
     }
     this.#looking = false
     if (this.#stop.signal.aborted) return
+    if (this.#woken) return void this.#look()
     const waitMs = Math.min(Math.max(nextMs - this.#world.clock.now(), 1000), LOOK_MS_MAX)
     this.#timer = this.#world.clock.after(waitMs, () => void this.#look())
   }
@@ -285,7 +290,7 @@ export class AcmeSource implements CertificateSource {
     this.#window = undefined
     this.#infoAtMs = 0
     this.#told = ''
-    news({ state: 'issued', host, untilMs: found.notAfterMs })
+    news({ state: 'issued', host, certificate: found })
   }
 
   async #kept(): Promise<Certificate | undefined> {

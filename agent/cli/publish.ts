@@ -359,9 +359,9 @@ class Publication {
     return [{
       name: 'acme',
       value: new URL(this.#plan.acme!.choice.directory).host,
-      line: 'who holds the DNS of the relay could get a certificate for this name as well: ' +
-        'the fingerprint above tells them apart\n' +
-        'the name is in public logs of certificates from the first one on',
+      line:
+        'the name is in public logs of certificates; the owner of the relay, who holds its DNS, ' +
+        'could get one for it too: its fingerprint would be another',
     }]
   }
 
@@ -388,10 +388,16 @@ function tellNews(screen: Screen, news: AcmeNews): void {
         { event: 'certificate', fields: news },
       )
     case 'issued': {
-      const until = new Date(news.untilMs).toISOString()
+      const { host, certificate: { notAfterMs, fingerprint } } = news
+      const until = new Date(notAfterMs).toISOString()
+      const certificate = formatCertificateFingerprint(fingerprint)
       return screen.tell(
-        `${news.host} has a certificate that browsers trust, until ${until.slice(0, 10)}`,
-        { event: 'certificate', fields: { ...news, until } },
+        `${host} has a certificate that browsers trust, until ${until.slice(0, 10)}`,
+        {
+          hint: `certificate ${certificate}`,
+          event: 'certificate',
+          fields: { state: 'issued', host, until, certificate },
+        },
       )
     }
     case 'failed': {

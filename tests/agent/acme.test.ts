@@ -427,6 +427,17 @@ test('an endpoint that nobody reaches asks no CA; its return does', async () => 
   s.source.close()
 })
 
+test('woken while it looks, it looks again', async () => {
+  const s = await scene()
+  s.reach.able = false
+  s.source.wake()
+  s.reach.able = true
+  s.source.wake()
+  await s.until('issued')
+  assert.is(s.ca.orders.length, 1)
+  s.source.close()
+})
+
 test('without renewal information it is renewed at two thirds, and the one before stays good', async () => {
   const s = await scene()
   s.source.wake()
