@@ -84,7 +84,7 @@ export class AcmeDesk {
   readonly #queue: string[] = []
   readonly #waiting = new Map<string, Set<() => void>>()
   #spent: Spent[] = []
-  #working: Promise<void> | undefined
+  #working = false
   #timer: Timer | undefined
   #closed = false
 
@@ -181,7 +181,7 @@ export class AcmeDesk {
     if (this.#queue.length >= QUEUE_MAX) return false
     if (this.#ports.ownNames.includes(name)) this.#queue.unshift(name)
     else this.#queue.push(name)
-    this.#working ??= this.#work().finally(() => void (this.#working = undefined))
+    if (!this.#working) void this.#work()
     return true
   }
 
@@ -197,11 +197,12 @@ export class AcmeDesk {
   }
 
   async #work(): Promise<void> {
+    this.#working = true
     // Not within whoever asked: an order is nobody's turn.
     await Promise.resolve()
     while (!this.#closed) {
       const name = this.#queue[0]
-      if (name === undefined) return
+      if (name === undefined) break
       try {
         await this.#order(name)
       } catch (error) {
@@ -210,6 +211,7 @@ export class AcmeDesk {
       this.#queue.shift()
       this.#release(name)
     }
+    this.#working = false
   }
 
   async #order(name: string): Promise<void> {
