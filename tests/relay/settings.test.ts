@@ -47,6 +47,7 @@ test('without anything: a relay for this machine alone', () => {
     releaseKeys: [],
     openRegistration: false,
     openSignup: false,
+    agentsAcme: false,
     bulkIdle: 8,
     inspectable: true,
     metrics: 'loopback',
@@ -146,6 +147,7 @@ test('each wrong value is refused by its own flag and by its own variable', () =
     'release-url': ['', 'http://a.b/', 'https://a.b/?x', "https://a.b/'", 'https://u@a.b/'],
     'release-key': ['', 'x', `${'A'.repeat(56)}`],
     open: ['maybe', 'TRUE'],
+    'agents-acme': ['maybe'],
     bulk: ['65'],
     inspectable: [''],
     metrics: ['all'],
@@ -209,6 +211,27 @@ test('unknown variables are told with what was perhaps meant; those of the agent
   assert.equal(unknownVariables(environment), [
     { variable: 'SOTTO_RELAY_DOMIAN', perhaps: 'SOTTO_RELAY_DOMAIN' },
   ])
+})
+
+test('agents may get certificates where a CA would find them: a public domain at port 443', () => {
+  const of = (flags: Record<string, string>): boolean => readSettings({ flags }).agentsAcme
+  assert.is(of({ domain: 'relay.example.com' }), true)
+  assert.is(of({ domain: 'relay.example.com', port: '8443' }), false)
+  assert.is(of({ domain: 'relay.example.com', port: '8443', 'public-port': '443' }), true)
+  assert.is(of({ domain: 'relay.example.com', 'agents-acme': 'false' }), false)
+  for (
+    const domain of [
+      'localhost',
+      'relay',
+      'relay.localhost',
+      'a.test',
+      'nas.home.arpa',
+      'x.internal',
+    ]
+  ) {
+    assert.is(of({ domain, port: '443' }), false, domain)
+    assert.is(of({ domain, port: '443', 'agents-acme': 'true' }), true, domain)
+  }
 })
 
 test.run()
