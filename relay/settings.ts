@@ -435,7 +435,7 @@ function complete(raw: Partial<Raw>): Settings {
     openRegistration: raw.openRegistration ?? false,
     openSignup: raw.openSignup ?? false,
     agentsAcme: raw.agentsAcme ??
-      (isPublicName(domain) && (raw.publicPort ?? raw.port ?? 443) === 443),
+      (isPublicName(raw.secureDomain ?? domain) && (raw.publicPort ?? raw.port ?? 443) === 443),
     bulkIdle: raw.bulkIdle ?? 8,
     inspectable: raw.inspectable ?? true,
     metrics: raw.metrics ?? 'loopback',
