@@ -132,6 +132,7 @@ fn quarter(x: &mut [Lanes; 16], a: usize, b: usize, c: usize, d: usize) {
 }
 
 /// 256 bytes of keystream from block `counter` on, and meanwhile Poly1305 over at most 16 blocks.
+/// A loop on purpose: written out without branches it ran at 0.6 of the speed in JavaScriptCore.
 #[inline(always)]
 fn rounds(
     state: &[Lanes; 16],
