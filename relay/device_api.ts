@@ -1,12 +1,18 @@
 /** Routes of the API on logins that wait: who asks, letting in, turning away. By code alone: none is listed. */
 import { createRoute } from '@hono/zod-openapi'
+import type { Context } from 'hono'
 import { BODY_PROBLEMS, jsonAnswer, jsonBody, MISSING, NOTHING, PROBLEMS } from './api_answers.ts'
 import type { Api } from './api_answers.ts'
 import { needNoToken } from './api_rights.ts'
 import * as shapes from './api_shapes.ts'
-import type { AppPorts } from './app.ts'
+import type { AppEnv, AppPorts } from './app.ts'
 import { DeviceDesk } from './device_desk.ts'
 import { approveLogin } from './device_routes.ts'
+
+/** Who may do everything need not guess; any other key's tries are counted as those of the page. */
+function counted(c: Context<AppEnv>): string | undefined {
+  return c.get('grant').admin ? undefined : c.get('address')
+}
 
 export function loginRoutes(api: Api, ports: AppPorts): void {
   const desk = new DeviceDesk(ports)
@@ -22,7 +28,7 @@ export function loginRoutes(api: Api, ports: AppPorts): void {
     }),
     async (c) => {
       needNoToken(c.get('grant'))
-      return c.json(shapes.showLogin(await desk.look(c.req.valid('json').code)), 200)
+      return c.json(shapes.showLogin(await desk.look(c.req.valid('json').code, counted(c))), 200)
     },
   )
   api.openapi(
@@ -44,7 +50,7 @@ export function loginRoutes(api: Api, ports: AppPorts): void {
       const grant = c.get('grant')
       needNoToken(grant)
       const { code, scope, names, expiresAt } = c.req.valid('json')
-      const asking = await desk.look(code)
+      const asking = await desk.look(code, counted(c))
       const done = await approveLogin(ports, desk, {
         code,
         grant,
@@ -68,7 +74,7 @@ export function loginRoutes(api: Api, ports: AppPorts): void {
     }),
     async (c) => {
       needNoToken(c.get('grant'))
-      await desk.deny(c.req.valid('json').code)
+      await desk.deny(c.req.valid('json').code, counted(c))
       return c.body(null, 204)
     },
   )

@@ -191,7 +191,8 @@ async function submitted(
       const key = (fields.get('key') ?? '').trim().slice(0, 256)
       // The key first: without a good one nothing is said of the code.
       const grant = await pasted(ports, key, address)
-      asking = await desk.look(code)
+      // Who may do everything need not guess.
+      asking = await desk.look(code, grant.admin ? undefined : address)
       const scope = (fields.get('scope') ?? '').trim()
       const done = await approveLogin(ports, desk, {
         code,

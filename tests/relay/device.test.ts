@@ -491,6 +491,17 @@ test('an API key lets in to its own scope and no further; a fleet token nobody',
   assert.is((await t.ports.credentials.verify(device.open(answer))).scope, 'home')
 })
 
+test('an API key that guesses is counted by its address, the admin key is not', async () => {
+  const t = await bench()
+  const own = await t.key('home')
+  const look = async (key: string): Promise<number> =>
+    (await t.request('/api/v1/logins/look', { method: 'POST', key, json: { code: 'BBBB-BBBB' } }))
+      .status
+  for (let i = 0; i < ADDRESS_ENTRIES_MAX; i++) assert.is(await look(own.secret), 404)
+  assert.is(await look(own.secret), 429)
+  assert.is(await look(t.admin), 404)
+})
+
 test('a scope that a login gets by itself is one that nobody has', async () => {
   const t = await bench()
   const desk = new DeviceDesk(t.ports)
