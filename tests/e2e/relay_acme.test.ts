@@ -176,7 +176,7 @@ test('a CA that cannot validate is left alone for a while, and the endpoint serv
   })
   const first = await ask(at, `web.apps.${DOMAIN}`)
   assert.not(first.trusted)
-  assert.match(first.text, /hello from behind/)
+  assert.match(first.text, /hello from behind/, at.program.stderr)
   await logged(at.program, 'certificate not issued', `"name":"web.apps.${DOMAIN}"`)
   const then = at.pebble.output().split('Added order').length
   for (let i = 0; i < 5; i++) await ask(at, `web.apps.${DOMAIN}`)
