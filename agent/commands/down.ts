@@ -20,7 +20,10 @@ export const down = command<DownOptions>({
   page: {
     name: 'sotto down',
     summary: 'end a running "sotto up"',
-    examples: [['sotto down', 'The one that runs; its visitors end with it.']],
+    examples: [
+      ['sotto down', 'The one that runs; its visitors end with it.'],
+      ['sotto down --config /etc/sotto/sotto.yaml', 'That of another file, where several run.'],
+    ],
     flags: [RUNNING_FLAG, JSON_FLAG],
   },
   read: (given) => ({ config: textOf(given, 'config'), json: isSet(given, 'json') }),

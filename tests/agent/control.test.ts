@@ -87,7 +87,7 @@ test('a request is answered; the socket is 0600 in a folder of 0700', async () =
 test('one configuration has one process: the second is told', async () => {
   const error = await openControl(bench.world, { stateDir, path: PATH, handler }).catch((e) => e)
   assert.ok(isTunnelError(error, 'config/running'))
-  assert.match(error.hint, /sotto down/)
+  assert.match(error.hint ?? '', /sotto down/)
   assert.equal(await ask({ do: 'x' }), [{ event: 'heard', request: { do: 'x' } }])
 })
 
