@@ -32,6 +32,12 @@ const PROXY_VARIABLE = /^(SOTTO_PROXY|(https?|all|no)_proxy)$/i
 const PLAIN_FIELDS = [
   'relay',
   'relayFingerprint',
+  'relay-fingerprint',
+  'profile',
+  'http',
+  'tcp',
+  'udp',
+  'public-port',
   'version',
   'tunnels',
   'name',

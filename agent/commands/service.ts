@@ -133,7 +133,8 @@ const installServiceCommand = command<InstallOptions>({
       { name: '', value: 'FLAGS', rest: true, help: 'Flags of the relay.' },
     ],
     more: `${MORE}
-Keys and passwords go into /etc/sotto/sotto.env or relay.env, mode 0600, as NAME=VALUE a line: SOTTO_API_KEY=sk_…
+Keys and passwords go into /etc/sotto/sotto.env or relay.env, mode 0600, as NAME=VALUE a line,
+such as SOTTO_API_KEY=sk_…
 Asks nothing. Again replaces it, and starts it anew.`,
   },
   read: (given) => ({
@@ -162,7 +163,10 @@ Asks nothing. Again replaces it, and starts it anew.`,
 
 const uninstallServiceCommand = command<ServiceOptions>({
   page: page('uninstall', 'stop a service and remove it', {
-    examples: [['sudo sotto service uninstall', 'Configuration, keys and state stay.']],
+    examples: [
+      ['sudo sotto service uninstall', 'The agent; configuration, keys and state stay.'],
+      ['sudo sotto service uninstall relay', 'The relay.'],
+    ],
   }),
   read: readService,
   check: checkService,
@@ -184,6 +188,7 @@ const statusServiceCommand = command<ServiceOptions>({
         'sotto service status',
         "In the words of the machine's own manager; exit code 3: not running.",
       ],
+      ['sotto service status relay --json', 'The relay, for programs.'],
     ],
   }),
   read: readService,
@@ -215,6 +220,7 @@ const logsServiceCommand = command<LogsOptions>({
   page: page('logs', 'show what a service has printed', {
     examples: [
       ['sotto service logs --follow', 'What the agent printed, and what it prints from now on.'],
+      ['sotto service logs relay --lines 1000', 'More of what the relay printed.'],
     ],
     flags: [
       { name: 'lines', value: 'COUNT', without: String(LINES), help: 'The last so many.' },

@@ -15,6 +15,7 @@ import { isFinal } from '../joined_agent.ts'
 import type { Joining, RelayChoice } from '../join.ts'
 import { Profile } from '../profile.ts'
 import type { TunnelState } from '../served_tunnel.ts'
+import { keepAlive, tellReady, tellReloading } from '../service_notice.ts'
 import { TunnelSet } from '../tunnel_set.ts'
 import type { Applied } from '../tunnel_set.ts'
 import type { UplinkState } from '../uplink.ts'
@@ -156,6 +157,7 @@ class Up {
       handler: (request, answer) => this.#answer(request, answer),
     })
     const stops = [
+      keepAlive(this.#world),
       files.watch(config.path, () => this.#reload()),
       this.#world.onHangup(() => this.#reload()),
     ]
@@ -187,6 +189,7 @@ class Up {
         screen.event('link', { state: 'up' })
         this.#wasUp = true
         this.#told = false
+        this.#ready()
         return
       case 'refused':
         return this.#end(state.error)
@@ -196,6 +199,7 @@ class Up {
         screen.event('link', { state: 'down', reason, retryInMs })
         if (this.#told) return
         this.#told = true
+        this.#ready()
         this.#log.add('link', `the link to the relay is lost: ${reason}`, { reason })
         screen.tell(
           this.#wasUp
@@ -239,6 +243,11 @@ class Up {
     } else if (this.#wasUp) screen.tell(`${tunnel} is up at ${addressOf(state)}`)
   }
 
+  /** A service manager need not wait for a relay that is away: who comes back by itself is running. */
+  #ready(): void {
+    void tellReady(this.#world, this.#status())
+  }
+
   #status(): string {
     if (this.#link.state !== 'up') return 'reconnecting'
     const { states } = this.#set
@@ -253,10 +262,11 @@ class Up {
       this.#again = true
       return
     }
-    this.#reloading = this.#reloadNow().catch((error) => {
+    this.#reloading = tellReloading(this.#world).then(() => this.#reloadNow()).catch((error) => {
       this.#end(asTunnelError(error, 'cli/fault'))
     }).finally(() => {
       this.#reloading = undefined
+      this.#ready()
       if (!this.#again) return
       this.#again = false
       this.#reload()

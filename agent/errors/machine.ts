@@ -48,8 +48,8 @@ export const MACHINE: ErrorTable = {
         'sotto service install relay -- --domain relay.example.com',
       ],
       hidden: [
-        "The service could not see its program or its file: homes are hidden from a machine's services.",
-        'sotto is installed in a home, such as ~/.local/bin, or the file is there.',
+        "The service could not see its program or its file, because homes are hidden from a machine's services.",
+        'The program is installed in a home, such as ~/.local/bin, or its file is there.',
         'Put the program into /usr/local/bin (the installer does so for root) and the file into /etc/sotto.',
       ],
       logs: [
@@ -91,7 +91,7 @@ export const MACHINE: ErrorTable = {
         'A service of the machine was to be changed without the right to it.',
         'You are not root.',
         'Run the command with sudo, or leave out --system for a service of your own.',
-        'sudo sotto service install',
+        'sotto service install',
       ],
       secret: [
         'A key stood among the flags of a service. Nothing was installed.',

@@ -207,6 +207,30 @@ test('a certificate that root alone may read reaches the relay as a credential',
   assert.is(answer.stdout, 'ok\n', answer.stderr)
 })
 
+test('an agent is ready when its tunnels are up, its key from a file of root alone', async () => {
+  machine.run(['sh', '-c', 'echo 127.0.0.1 relay.test >> /etc/hosts'])
+  const kept = JSON.parse(machine.run(['cat', '/var/lib/sotto-relay/settings.json']).stdout)
+  const known = machine.run(['cat', '/var/lib/sotto-relay/known_relays']).stdout
+  machine.run(['mkdir', '-p', '/var/lib/sotto'])
+  machine.write('/var/lib/sotto/known_relays', known, '600')
+  machine.write('/etc/sotto/sotto.env', `SOTTO_API_KEY=${kept.apiKey}\n`, '600')
+  machine.write(
+    '/etc/sotto/sotto.yaml',
+    'relay: https://relay.test\ntunnels:\n  web: { http: 3000 }\n',
+  )
+  const made = sotto('service', 'install')
+  const journal = (): string => machine.run(['journalctl', '--no-pager', '-u', 'sotto']).stdout
+  assert.is(made.code, 0, made.stderr + journal())
+  await until(() => /^1 of 1 tunnels up/.test(shown('sotto', 'StatusText')), 'no tunnel is up')
+  const pid = shown('sotto', 'MainPID')
+  assert.is(machine.run(['systemctl', 'reload', 'sotto']).code, 0)
+  assert.is(shown('sotto', 'ActiveState'), 'active')
+  assert.is(shown('sotto', 'MainPID'), pid)
+  assert.match(machine.run(['cat', `/proc/${pid}/status`]).stdout, /^CapBnd:\s+0000000000000000$/m)
+  assert.not.ok(journal().includes(kept.apiKey))
+  assert.is(sotto('service', 'uninstall').code, 0)
+})
+
 test('uninstall leaves nothing but configuration and state, twice', () => {
   assert.is(sotto('service', 'uninstall', 'relay').code, 0)
   assert.is(shown('sotto-relay', 'ActiveState'), 'inactive')
