@@ -16,7 +16,9 @@ const target = join(here, 'target')
 function tool(variable, candidates) {
   const found = process.env[variable] ?? candidates.find((path) => existsSync(path))
   if (!found) {
-    console.error(`Cannot build wireguard.wasm: found none of ${candidates.join(', ')}; set ${variable}`)
+    console.error(
+      `Cannot build wireguard.wasm: found none of ${candidates.join(', ')}; set ${variable}`,
+    )
     process.exit(2)
   }
   return found
@@ -37,8 +39,15 @@ const flags = [
   `--remap-path-prefix=${sysroot}/lib/rustlib/src/rust=/rust`,
 ]
 execFileSync(cargo, [
-  'rustc', '--locked', '--release', '--lib', '--crate-type', 'cdylib',
-  '-Zbuild-std=core,alloc,compiler_builtins', '--target', 'wasm32-unknown-unknown',
+  'rustc',
+  '--locked',
+  '--release',
+  '--lib',
+  '--crate-type',
+  'cdylib',
+  '-Zbuild-std=core,alloc,compiler_builtins',
+  '--target',
+  'wasm32-unknown-unknown',
 ], {
   cwd: here,
   stdio: 'inherit',
@@ -63,7 +72,9 @@ const versions = {
 }
 if (process.argv.includes('--check')) {
   const committed = JSON.parse(readFileSync(join(here, 'wireguard.wasm.json'), 'utf8'))
-  const bytes = createHash('sha256').update(readFileSync(join(here, 'wireguard.wasm'))).digest('hex')
+  const bytes = createHash('sha256').update(readFileSync(join(here, 'wireguard.wasm'))).digest(
+    'hex',
+  )
   if (committed.sha256 !== sum || bytes !== sum) {
     console.error(`Cannot confirm wireguard.wasm: found ${bytes}, expected ${sum}`)
     console.error(`committed with ${committed.rustc}, built with ${versions.rustc}`)

@@ -72,9 +72,13 @@ pub fn with<T: Default>(act: impl FnOnce(&mut Instance) -> T) -> T {
     }
 }
 
+/// The greatest whole number of milliseconds that a float holds exactly.
+const MS_MAX: f64 = 9_007_199_254_740_992.0;
+
+/// A time that is negative, infinite or no number becomes 0, and the device's clock stands still.
 fn at(ms: f64, unix_ms: f64) -> Now {
-    // A float that is negative or no number becomes 0, and the device's clock then stands still.
-    Now { ms: ms as u64, unix_ms: unix_ms as u64 }
+    let whole = |ms: f64| if ms <= MS_MAX { ms as u64 } else { 0 };
+    Now { ms: whole(ms), unix_ms: whole(unix_ms) }
 }
 
 fn deadline(ms: u64) -> f64 {
