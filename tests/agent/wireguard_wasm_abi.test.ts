@@ -20,7 +20,7 @@ class Side {
   readonly areas: number[]
   readonly ip: number[]
   readonly port: number
-  publicKey = new Uint8Array(32)
+  publicKey: Uint8Array = new Uint8Array(32)
 
   constructor(number: number) {
     const exports = new WebAssembly.Instance(module, {}).exports
