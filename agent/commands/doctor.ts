@@ -125,8 +125,8 @@ export const doctor = command<DoctorOptions>({
       ...RELAY_FLAGS,
       JSON_FLAG,
     ],
-    more:
-      'Changes nothing, but for the pin of a relay that is met for the first time. Exit code 1: something fails.',
+    more: `Changes nothing, but for the pin of a relay that is met for the first time.
+Exit code 1: something fails.`,
   },
   read: (given) => ({
     choice: readChoice(given),

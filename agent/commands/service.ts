@@ -107,9 +107,9 @@ const installServiceCommand = command<InstallOptions>({
     summary: 'have the agent or a relay run always',
     args: ['[WHAT]'],
     examples: [
-      ['sudo sotto service install', 'The agent by /etc/sotto/sotto.yaml, from boot on.'],
+      ['sotto service install', 'By root: the agent by /etc/sotto/sotto.yaml, from boot on.'],
       [
-        'sudo sotto service install relay -- --domain relay.example.com',
+        'sotto service install relay -- --domain relay.example.com',
         'A relay; its flags follow the two dashes.',
       ],
       ['sotto service install --print', 'The unit, without installing it.'],
@@ -164,8 +164,8 @@ Asks nothing. Again replaces it, and starts it anew.`,
 const uninstallServiceCommand = command<ServiceOptions>({
   page: page('uninstall', 'stop a service and remove it', {
     examples: [
-      ['sudo sotto service uninstall', 'The agent; configuration, keys and state stay.'],
-      ['sudo sotto service uninstall relay', 'The relay.'],
+      ['sotto service uninstall', 'The agent; configuration, keys and state stay.'],
+      ['sotto service uninstall relay', 'The relay.'],
     ],
   }),
   read: readService,

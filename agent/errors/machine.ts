@@ -78,8 +78,7 @@ export const MACHINE: ErrorTable = {
       permissions: [
         'The file with the secrets of the service is readable to others.',
         'It was made with the usual permissions.',
-        'Take the rights away, and change the keys if others use this machine.',
-        'chmod 600 /etc/sotto/sotto.env',
+        'Take the rights away with "chmod 600 /etc/sotto/sotto.env", and change the keys if others use this machine.',
       ],
       refused: [
         'The manager of services refused what it was asked.',
