@@ -59,7 +59,6 @@ export async function openPort(
   const { acme, ports: { settings, clock } } = host
   const inside = new Inside((port) => sockets.connect({ host: LOOPBACK, port }))
   const servers = { https: 0, bulk: 0, gateway: 0 }
-  let doors: Doors | undefined
   const relay = new Relay({
     ...host.ports,
     publicPort: () => host.publicPort(),
@@ -79,7 +78,7 @@ export async function openPort(
   const behind = { relay, inside, servers, listen, serveHttps }
   const generations = new Generations(host, behind)
   await generations.open()
-  doors = acme && openDoors(host, { acme, behind, generations })
+  const doors = acme && openDoors(host, { acme, behind, generations })
   const proxied = settings.behindProxy && new BehindProxy({
     clock,
     trusted: settings.behindProxy,
