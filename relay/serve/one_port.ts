@@ -59,7 +59,7 @@ export async function openPort(
   const { acme, ports: { settings, clock } } = host
   const inside = new Inside((port) => sockets.connect({ host: LOOPBACK, port }))
   const servers = { https: 0, bulk: 0, gateway: 0 }
-  const relay = new Relay({
+  const relay: Relay = new Relay({
     ...host.ports,
     publicPort: () => host.publicPort(),
     net: { listen, udp, later },
