@@ -1,0 +1,378 @@
+//! One TCP connection on an interface of its own, so that what it costs does not depend on how many
+//! others there are.
+
+use alloc::vec;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+use smoltcp::iface::{Config, Interface, PollIngressSingleResult, SocketHandle, SocketSet, SocketStorage};
+use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::socket::tcp;
+use smoltcp::time::{Duration, Instant};
+use smoltcp::wire::{HardwareAddress, IpCidr, IpListenEndpoint};
+
+use super::sink::PacketSink;
+
+/// What a flow has become, or can do, since it was last asked; bits of `changes`.
+pub mod change {
+    pub const CONNECTED: u8 = 1;
+    pub const READABLE: u8 = 2;
+    pub const WRITABLE: u8 = 4;
+    /// The other side has finished sending, and all of it was read.
+    pub const FINISHED: u8 = 8;
+    /// Over: the flow's number is free once this was told.
+    pub const CLOSED: u8 = 16;
+    /// With `CLOSED`: not by both sides in good order.
+    pub const RESET: u8 = 32;
+    /// A SYN waits for `accept` or `reject`.
+    pub const INCOMING: u8 = 64;
+}
+
+pub struct FlowOptions {
+    pub mtu: usize,
+    /// Of each direction.
+    pub buffer_bytes: usize,
+    /// Silence of a peer that owes an acknowledgement ends the flow.
+    pub timeout_ms: u64,
+    pub keep_alive_ms: u64,
+    pub random_seed: u64,
+}
+
+/// A slot of a flow that was taken.
+pub struct Flow {
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+    /// Not yet told.
+    pub changes: u8,
+    pub on_ready_list: bool,
+    pub on_dirty_list: bool,
+    /// When it wants to be looked at again.
+    pub deadline_ms: Option<u64>,
+    /// The earliest that the heap holds for it.
+    pub queued_ms: Option<u64>,
+    /// The writer was told that there is no room, and waits for `WRITABLE`.
+    wants_room: bool,
+    told_finished: bool,
+    was_connected: bool,
+    aborted: bool,
+    finishing: bool,
+    state: State,
+}
+
+enum State {
+    /// The SYN as it came; nothing is answered until it is known whether the far end can be reached.
+    Incoming { syn: Vec<u8> },
+    Open(alloc::boxed::Box<Open>),
+    Closed,
+}
+
+struct Open {
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+}
+
+impl Flow {
+    pub fn incoming(local: SocketAddr, remote: SocketAddr, syn: &[u8]) -> Flow {
+        Flow { state: State::Incoming { syn: syn.to_vec() }, ..Flow::new(local, remote) }
+    }
+
+    /// Begins to connect.
+    pub fn outgoing(local: SocketAddr, remote: SocketAddr, options: &FlowOptions, now_ms: u64) -> Option<Flow> {
+        let mut open = Open::new(local, options, now_ms);
+        let socket = open.sockets.get_mut::<tcp::Socket>(open.handle);
+        socket.connect(open.interface.context(), remote, local).ok()?;
+        Some(Flow { state: State::Open(alloc::boxed::Box::new(open)), ..Flow::new(local, remote) })
+    }
+
+    fn new(local: SocketAddr, remote: SocketAddr) -> Flow {
+        Flow {
+            local,
+            remote,
+            changes: 0,
+            on_ready_list: false,
+            on_dirty_list: false,
+            deadline_ms: None,
+            queued_ms: None,
+            wants_room: false,
+            told_finished: false,
+            was_connected: false,
+            aborted: false,
+            finishing: false,
+            state: State::Closed,
+        }
+    }
+
+    pub fn is_incoming(&self) -> bool {
+        matches!(self.state, State::Incoming { .. })
+    }
+
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed)
+    }
+
+    /// The waiting SYN is taken up; false when none waits.
+    pub fn accept(&mut self, options: &FlowOptions, now_ms: u64, sink: &mut impl PacketSink) -> bool {
+        let State::Incoming { syn } = core::mem::replace(&mut self.state, State::Closed) else {
+            return false;
+        };
+        let mut open = Open::new(self.local, options, now_ms);
+        let endpoint = IpListenEndpoint { addr: Some(self.local.ip().into()), port: self.local.port() };
+        if open.sockets.get_mut::<tcp::Socket>(open.handle).listen(endpoint).is_err() {
+            return false;
+        }
+        self.state = State::Open(alloc::boxed::Box::new(open));
+        self.receive(&syn, options.mtu, now_ms, sink);
+        true
+    }
+
+    /// The waiting SYN, which is taken away.
+    pub fn reject(&mut self) -> Option<Vec<u8>> {
+        match core::mem::replace(&mut self.state, State::Closed) {
+            State::Incoming { syn } => Some(syn),
+            other => {
+                self.state = other;
+                None
+            }
+        }
+    }
+
+    pub fn receive(&mut self, packet: &[u8], mtu: usize, now_ms: u64, sink: &mut impl PacketSink) {
+        let State::Open(open) = &mut self.state else { return };
+        let mut device = FlowDevice { received: Some(packet), mtu, sink };
+        let at = Instant::from_millis(now_ms as i64);
+        let _: PollIngressSingleResult =
+            open.interface.poll_ingress_single(at, &mut device, &mut open.sockets);
+        self.notice();
+    }
+
+    /// Sends what is to be sent, at most `packets`. True: there is more.
+    pub fn poll(&mut self, packets: usize, mtu: usize, now_ms: u64, sink: &mut impl PacketSink) -> bool {
+        let at = Instant::from_millis(now_ms as i64);
+        let State::Open(open) = &mut self.state else { return false };
+        let mut sent_any = false;
+        for _ in 0..packets {
+            if !sink.has_room() {
+                sent_any = true;
+                break;
+            }
+            let mut device = FlowDevice { received: None, mtu, sink };
+            let sent = open.interface.poll_egress(at, &mut device, &mut open.sockets);
+            if sent == smoltcp::iface::PollResult::None {
+                break;
+            }
+            sent_any = true;
+        }
+        let next = open.interface.poll_at(at, &open.sockets).map(|at| at.total_millis().max(0) as u64);
+        let due = next.is_some_and(|next| next <= now_ms);
+        // Due and yet silent: asked again a moment later, or a turn would never end.
+        let more = due && sent_any;
+        self.deadline_ms = if more { None } else if due { Some(now_ms + 1) } else { next };
+        self.notice();
+        more && !self.is_closed()
+    }
+
+    /// Bytes taken out of what has come, in order; 0: none there.
+    pub fn read(&mut self, target: &mut [u8]) -> usize {
+        let State::Open(open) = &mut self.state else { return 0 };
+        let socket = open.sockets.get_mut::<tcp::Socket>(open.handle);
+        let mut taken = 0;
+        // The buffer is a ring: what wraps around comes in two pieces.
+        while taken < target.len() {
+            match socket.recv_slice(&mut target[taken..]) {
+                Ok(0) | Err(_) => break,
+                Ok(bytes) => taken += bytes,
+            }
+        }
+        self.notice();
+        taken
+    }
+
+    /// Bytes that can be read now.
+    pub fn readable(&self) -> usize {
+        self.socket().map_or(0, |socket| socket.recv_queue())
+    }
+
+    /// Bytes taken to be sent; fewer than given: wait for `WRITABLE`.
+    pub fn write(&mut self, bytes: &[u8]) -> usize {
+        let State::Open(open) = &mut self.state else { return 0 };
+        let socket = open.sockets.get_mut::<tcp::Socket>(open.handle);
+        let mut taken = 0;
+        while taken < bytes.len() {
+            match socket.send_slice(&bytes[taken..]) {
+                Ok(0) | Err(_) => break,
+                Ok(sent) => taken += sent,
+            }
+        }
+        self.wants_room = taken < bytes.len();
+        taken
+    }
+
+    /// Bytes that the other side has not acknowledged.
+    pub fn unacknowledged(&self) -> usize {
+        self.socket().map_or(0, |socket| socket.send_queue())
+    }
+
+    /// Sends no more after what was written; reading goes on.
+    pub fn finish(&mut self) {
+        let State::Open(open) = &mut self.state else { return };
+        let socket = open.sockets.get_mut::<tcp::Socket>(open.handle);
+        // RFC 9293 §3.10.4: in SYN-SENT a close is the end of all. Here it waits for the connection.
+        self.finishing = socket.state() == tcp::State::SynSent;
+        if !self.finishing {
+            socket.close();
+        }
+    }
+
+    /// Ends it by a reset, which `poll` sends.
+    pub fn abort(&mut self) {
+        self.aborted = true;
+        if let State::Open(open) = &mut self.state {
+            open.sockets.get_mut::<tcp::Socket>(open.handle).abort();
+        }
+    }
+
+    /// Ends it without a word.
+    pub fn drop_silently(&mut self) {
+        if !self.is_closed() {
+            self.state = State::Closed;
+            self.changes |= change::CLOSED | change::RESET;
+        }
+    }
+
+    pub fn set_nodelay(&mut self, on: bool) {
+        if let State::Open(open) = &mut self.state {
+            open.sockets.get_mut::<tcp::Socket>(open.handle).set_nagle_enabled(!on);
+        }
+    }
+
+    fn socket(&self) -> Option<&tcp::Socket<'static>> {
+        match &self.state {
+            State::Open(open) => Some(open.sockets.get::<tcp::Socket>(open.handle)),
+            _ => None,
+        }
+    }
+
+    /// Compares what the socket is now with what was told.
+    fn notice(&mut self) {
+        let Some(socket) = self.socket() else { return };
+        let state = socket.state();
+        let mut changes = 0;
+        let connected = socket.may_send() || matches!(state, tcp::State::FinWait1 | tcp::State::FinWait2);
+        if connected && !self.was_connected {
+            changes |= change::CONNECTED | change::WRITABLE;
+        }
+        if socket.can_recv() {
+            changes |= change::READABLE;
+        }
+        if self.wants_room && socket.can_send() && socket.send_queue() * 2 <= socket.send_capacity() {
+            changes |= change::WRITABLE;
+        }
+        let finished = (self.was_connected || connected) && !socket.may_recv() && !socket.can_recv();
+        if finished && !self.told_finished && state != tcp::State::Closed {
+            changes |= change::FINISHED;
+        }
+        // Waiting for stray segments would keep the buffers for ten seconds; they get a reset instead.
+        let over = matches!(state, tcp::State::Closed | tcp::State::TimeWait)
+            && !socket.can_recv()
+            && (!self.aborted || socket.remote_endpoint().is_none());
+        let in_order = state == tcp::State::TimeWait || (self.told_finished && !self.aborted);
+        self.was_connected |= connected;
+        if changes & change::WRITABLE != 0 {
+            self.wants_room = false;
+        }
+        if connected && self.finishing {
+            self.finish();
+        }
+        if changes & change::FINISHED != 0 {
+            self.told_finished = true;
+        }
+        if over {
+            changes |= change::CLOSED;
+            if state == tcp::State::TimeWait && !self.told_finished {
+                changes |= change::FINISHED;
+            }
+            if !in_order {
+                changes |= change::RESET;
+            }
+            self.state = State::Closed;
+            self.deadline_ms = None;
+        }
+        self.changes |= changes;
+    }
+}
+
+impl Open {
+    fn new(local: SocketAddr, options: &FlowOptions, now_ms: u64) -> Open {
+        let at = Instant::from_millis(now_ms as i64);
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = options.random_seed;
+        let mut nowhere = Nowhere;
+        let mut device = FlowDevice { received: None, mtu: options.mtu, sink: &mut nowhere };
+        let mut interface = Interface::new(config, &mut device, at);
+        let own = local.ip();
+        interface.update_ip_addrs(|addresses| {
+            let _ = addresses.push(IpCidr::new(own.into(), if own.is_ipv4() { 32 } else { 128 }));
+        });
+        let buffer = || tcp::SocketBuffer::new(vec![0; options.buffer_bytes]);
+        let mut socket = tcp::Socket::new(buffer(), buffer());
+        socket.set_congestion_control(tcp::CongestionControl::Reno);
+        socket.set_timeout(Some(Duration::from_millis(options.timeout_ms)));
+        socket.set_keep_alive(Some(Duration::from_millis(options.keep_alive_ms)));
+        let mut sockets = SocketSet::new(vec![SocketStorage::EMPTY]);
+        let handle = sockets.add(socket);
+        Open { interface, sockets, handle }
+    }
+}
+
+struct Nowhere;
+
+impl PacketSink for Nowhere {
+    fn has_room(&self) -> bool {
+        false
+    }
+    fn packet<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        fill(&mut vec![0; length])
+    }
+}
+
+/// smoltcp's idea of a network card: one packet in, and a sink.
+struct FlowDevice<'a, S> {
+    received: Option<&'a [u8]>,
+    mtu: usize,
+    sink: &'a mut S,
+}
+
+struct Received<'a>(&'a [u8]);
+struct Sending<'a, S>(&'a mut S);
+
+impl RxToken for Received<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(self.0)
+    }
+}
+
+impl<S: PacketSink> TxToken for Sending<'_, S> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, f: F) -> R {
+        self.0.packet(length, f)
+    }
+}
+
+impl<S: PacketSink> Device for FlowDevice<'_, S> {
+    type RxToken<'b> = Received<'b> where Self: 'b;
+    type TxToken<'b> = Sending<'b, S> where Self: 'b;
+
+    fn receive(&mut self, _: Instant) -> Option<(Received<'_>, Sending<'_, S>)> {
+        self.received.take().map(|packet| (Received(packet), Sending(&mut *self.sink)))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Sending<'_, S>> {
+        self.sink.has_room().then(|| Sending(&mut *self.sink))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = self.mtu;
+        capabilities
+    }
+}
