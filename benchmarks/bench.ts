@@ -8,6 +8,7 @@
  */
 import { parseArgs } from 'node:util'
 import { idle } from './idle.ts'
+import { onboarding } from './onboarding.ts'
 import { session } from './session.ts'
 import { start } from './start.ts'
 import { tunnel } from './tunnel.ts'
@@ -29,6 +30,7 @@ const BENCHMARKS: Record<string, (options: BenchOptions) => Promise<void>> = {
   idle,
   session,
   start,
+  onboarding,
 }
 
 const USAGE =

@@ -7,11 +7,11 @@ const EXECUTABLE = '/usr/bin/chromium'
 
 /**
  * `spki`: SHA-256 of public keys, in base64, whose certificates need no authority. `local`: a pattern
- * of host names that lead to this machine. `home`: its `.pki/nssdb` holds the roots that are trusted.
+ * of host names that lead to this machine, or to `address`. `home`: its `.pki/nssdb` holds the roots that are trusted.
  */
 export function openBrowser(
   spki: readonly string[],
-  { local, home }: { local?: string; home?: string } = {},
+  { local, home, address = '127.0.0.1' }: { local?: string; home?: string; address?: string } = {},
 ): Promise<Browser> {
   return chromium.launch({
     executablePath: EXECUTABLE,
@@ -29,7 +29,7 @@ export function openBrowser(
       '--disable-component-update',
       '--disable-sync',
       '--no-proxy-server',
-      ...(local === undefined ? [] : [`--host-resolver-rules=MAP ${local} 127.0.0.1`]),
+      ...(local === undefined ? [] : [`--host-resolver-rules=MAP ${local} ${address}`]),
       ...(spki.length === 0 ? [] : [`--ignore-certificate-errors-spki-list=${spki.join(',')}`]),
     ],
   })
