@@ -45,14 +45,14 @@ pub struct Instance {
     pub rx: Box<[u8]>,
     pub tx: Box<[u8]>,
     poll: Box<[u8]>,
-    input: Box<[Descriptor]>,
-    from: Box<[EndpointRecord]>,
+    pub input: Box<[Descriptor]>,
+    pub from: Box<[EndpointRecord]>,
     packets: Box<[Descriptor]>,
-    runs: Box<[Descriptor]>,
-    to: Box<[EndpointRecord]>,
-    scratch: Box<[u8]>,
+    pub runs: Box<[Descriptor]>,
+    pub to: Box<[EndpointRecord]>,
+    pub scratch: Box<[u8]>,
     entropy: Box<[u8]>,
-    errors: SendErrors,
+    pub errors: SendErrors,
 }
 
 struct Slot(UnsafeCell<Option<Box<Instance>>>);
@@ -76,16 +76,16 @@ pub fn with<T: Default>(act: impl FnOnce(&mut Instance) -> T) -> T {
 const MS_MAX: f64 = 9_007_199_254_740_992.0;
 
 /// A time that is negative, infinite or no number becomes 0, and the device's clock stands still.
-fn at(ms: f64, unix_ms: f64) -> Now {
+pub fn at(ms: f64, unix_ms: f64) -> Now {
     let whole = |ms: f64| if ms <= MS_MAX { ms as u64 } else { 0 };
     Now { ms: whole(ms), unix_ms: whole(unix_ms) }
 }
 
-fn deadline(ms: u64) -> f64 {
+pub fn deadline(ms: u64) -> f64 {
     if ms == u64::MAX { f64::INFINITY } else { ms as f64 }
 }
 
-fn boxed<T: Clone + Default>(count: usize) -> Box<[T]> {
+pub fn boxed<T: Clone + Default>(count: usize) -> Box<[T]> {
     vec![T::default(); count].into_boxed_slice()
 }
 

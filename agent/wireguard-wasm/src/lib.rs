@@ -3,7 +3,7 @@
 //!
 //! `device` is the protocol (whitepaper: <https://www.wireguard.com/papers/wireguard.pdf>). It
 //! needs `alloc` and nothing else, opens no socket, reads no clock. `stack` is TCP, UDP and ICMP over
-//! packets, usable alone. `device_abi` is the face that
+//! packets, usable alone; `tunnel` joins the two. `device_abi` is the face that
 //! WebAssembly shows to its host; ABI.md describes each export.
 #![no_std]
 #![deny(unsafe_op_in_unsafe_fn)]
@@ -12,6 +12,9 @@ extern crate alloc;
 
 pub mod device;
 pub mod stack;
+#[cfg(target_arch = "wasm32")]
+pub mod stack_abi;
+pub mod tunnel;
 #[cfg(target_arch = "wasm32")]
 pub mod device_abi;
 #[cfg(target_arch = "wasm32")]

@@ -42,6 +42,7 @@ fn stack(accepts: bool, secret: u8) -> Stack {
         incoming_max_per_destination: 8,
         incoming_max: 64,
         buffer_bytes: 65_536,
+        memory_bytes: 1 << 30,
         accepts,
         secret: [secret; 16],
     })

@@ -80,7 +80,7 @@ impl<'a> Runs<'a> {
         self.count == 0
     }
 
-    fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.count == self.runs.len()
     }
 
@@ -107,7 +107,7 @@ impl<'a> Runs<'a> {
     }
 
     /// Adds a datagram that lies at `offset`; one that extends the last run lies at its end.
-    fn push(&mut self, offset: usize, len: usize, peer: u32, to: EndpointRecord) {
+    pub fn push(&mut self, offset: usize, len: usize, peer: u32, to: EndpointRecord) {
         if offset == self.end() && self.extends(peer, &to, len) {
             self.runs[self.count - 1].len += len as u32;
             return;

@@ -187,6 +187,36 @@ impl Flow {
         taken
     }
 
+    /// What has come and lies in one piece; `consume` takes it.
+    pub fn peek(&mut self) -> &[u8] {
+        let State::Open(open) = &mut self.state else { return &[] };
+        open.sockets.get_mut::<tcp::Socket>(open.handle).peek(usize::MAX).unwrap_or(&[])
+    }
+
+    pub fn consume(&mut self, bytes: usize) {
+        let State::Open(open) = &mut self.state else { return };
+        let socket = open.sockets.get_mut::<tcp::Socket>(open.handle);
+        let _ = socket.recv(|piece| (bytes.min(piece.len()), ()));
+        self.notice();
+    }
+
+    /// Room for what is to be sent, in one piece; `commit` sends what was put at its start. Empty: wait for
+    /// `WRITABLE`.
+    pub fn room(&mut self) -> &mut [u8] {
+        let State::Open(open) = &mut self.state else { return &mut [] };
+        let socket = open.sockets.get_mut::<tcp::Socket>(open.handle);
+        self.wants_room = socket.send_queue() == socket.send_capacity();
+        socket.send(|piece| (0, piece)).unwrap_or(&mut [])
+    }
+
+    /// Returns the bytes taken.
+    pub fn commit(&mut self, bytes: usize) -> usize {
+        let State::Open(open) = &mut self.state else { return 0 };
+        let socket = open.sockets.get_mut::<tcp::Socket>(open.handle);
+        let taken = |piece: &mut [u8]| (bytes.min(piece.len()), bytes.min(piece.len()));
+        socket.send(taken).unwrap_or(0)
+    }
+
     /// Bytes that can be read now.
     pub fn readable(&self) -> usize {
         self.socket().map_or(0, |socket| socket.recv_queue())
@@ -316,6 +346,8 @@ impl Open {
         let buffer = || tcp::SocketBuffer::new(vec![0; options.buffer_bytes]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
         socket.set_congestion_control(tcp::CongestionControl::Reno);
+        // Whoever writes here has gathered bytes already.
+        socket.set_nagle_enabled(false);
         socket.set_timeout(Some(Duration::from_millis(options.timeout_ms)));
         socket.set_keep_alive(Some(Duration::from_millis(options.keep_alive_ms)));
         let mut sockets = SocketSet::new(vec![SocketStorage::EMPTY]);

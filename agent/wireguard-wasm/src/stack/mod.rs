@@ -31,6 +31,8 @@ const KEEP_ALIVE_MS: u64 = 45_000;
 /// Resets and ICMP errors in a second, for what leads nowhere.
 const ANSWERS_PER_SECOND: u32 = 1_000;
 const KEPT_MAX: usize = 256;
+/// Of a datagram that an error is about.
+const QUOTED_PAYLOAD_BYTES: usize = 512;
 
 pub struct StackOptions {
     /// Largest packet, 576 to 65,535 bytes.
@@ -41,10 +43,27 @@ pub struct StackOptions {
     pub incoming_max: usize,
     /// Of each direction of a flow.
     pub buffer_bytes: usize,
+    /// Of the buffers of all flows: beyond it none is opened.
+    pub memory_bytes: usize,
     /// Whether a SYN to any address becomes an incoming flow; else it is answered by a reset.
     pub accepts: bool,
     /// 16 bytes that nobody can guess.
     pub secret: [u8; 16],
+}
+
+impl Default for StackOptions {
+    fn default() -> StackOptions {
+        StackOptions {
+            mtu: 1420,
+            flows_max: 16_384,
+            incoming_max_per_destination: 128,
+            incoming_max: 1_024,
+            buffer_bytes: 256 * 1024,
+            memory_bytes: 512 * 1024 * 1024,
+            accepts: false,
+            secret: [0; 16],
+        }
+    }
 }
 
 /// What a packet was, where it was not TCP of a flow.
@@ -65,7 +84,6 @@ pub enum Received<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StackStats {
     pub received: u64,
-    pub sent: u64,
     pub dropped: u64,
     pub resets_sent: u64,
     pub flows_opened: u64,
@@ -128,6 +146,7 @@ pub struct Stack {
     /// Answers made outside of `poll`.
     kept: VecDeque<Vec<u8>>,
     ready: VecDeque<FlowId>,
+    buffered: usize,
     seeds: u64,
     answers: u32,
     answers_since_ms: u64,
@@ -149,6 +168,7 @@ impl Stack {
             dirty: VecDeque::new(),
             kept: VecDeque::new(),
             ready: VecDeque::new(),
+            buffered: 0,
             seeds,
             answers: 0,
             answers_since_ms: 0,
@@ -156,8 +176,17 @@ impl Stack {
         }
     }
 
+    pub fn mtu(&self) -> usize {
+        self.options.mtu
+    }
+
     pub fn stats(&self) -> StackStats {
         self.stats
+    }
+
+    /// Bytes that the buffers of all flows hold, full or not.
+    pub fn buffered_bytes(&self) -> usize {
+        self.buffered
     }
 
     /// Flows there are, those that wait for `accept` among them.
@@ -330,6 +359,34 @@ impl Stack {
         taken
     }
 
+    /// See `Flow::peek`; the address holds until the next call about this flow, or `receive`.
+    pub fn peek(&mut self, id: FlowId) -> &[u8] {
+        self.flow_mut(id).map_or(&[], Flow::peek)
+    }
+
+    /// Takes `bytes` of what `peek` showed.
+    pub fn consume(&mut self, id: FlowId, bytes: usize) {
+        if let Some(flow) = self.flow_mut(id) {
+            flow.consume(bytes);
+            self.touch(id);
+            self.settle(id);
+        }
+    }
+
+    /// See `Flow::room`; the address holds as that of `peek`.
+    pub fn room(&mut self, id: FlowId) -> &mut [u8] {
+        self.flow_mut(id).map_or(&mut [], Flow::room)
+    }
+
+    /// Sends `bytes` that were put where `room` is; returns those that are taken.
+    pub fn commit(&mut self, id: FlowId, bytes: usize) -> usize {
+        let taken = self.flow_mut(id).map_or(0, |flow| flow.commit(bytes));
+        if taken > 0 {
+            self.touch(id);
+        }
+        taken
+    }
+
     pub fn readable(&self, id: FlowId) -> usize {
         self.flow(id).map_or(0, Flow::readable)
     }
@@ -463,6 +520,24 @@ impl Stack {
         sink: &mut impl PacketSink,
     ) -> bool {
         sink.has_room() && self.may_answer(now_ms) && packet::unreachable(source, packet, kind, sink)
+    }
+
+    /// The ICMP error about a datagram that came from `source` and was for `destination`, of which `payload`
+    /// is the start; at a bounded rate.
+    pub fn send_datagram_error(
+        &mut self,
+        now_ms: u64,
+        (source, destination): (SocketAddr, SocketAddr),
+        payload: &[u8],
+        kind: IcmpError,
+        sink: &mut impl PacketSink,
+    ) -> bool {
+        let mut made = Kept(VecDeque::new());
+        let payload = &payload[..payload.len().min(QUOTED_PAYLOAD_BYTES)];
+        if !packet::udp(source, destination, payload, usize::MAX, &mut made) {
+            return false;
+        }
+        self.send_unreachable(now_ms, destination.ip(), &made.0[0], kind, sink)
     }
 
     fn may_answer(&mut self, now_ms: u64) -> bool {
