@@ -12,7 +12,7 @@ import type { SessionKey } from './profile.ts'
 import type { Recording, Trails } from './trails.ts'
 import type { Candidate, Trust, Trusted } from './trust.ts'
 import type { Visits } from './visits.ts'
-import { EMPTY } from '../core/bytes.ts'
+import { EMPTY, hex } from '../core/bytes.ts'
 import type { Clock } from '../core/clock.ts'
 import type { Crypto } from '../core/crypto.ts'
 import { asTunnelError, isTunnelError, TunnelError } from '../core/errors.ts'
@@ -74,6 +74,8 @@ export interface PeerPorts {
 export interface ServedService {
   /** The right that it needs; or a judge of its own, for what no rule is about. */
   needs: Service | ((view: PeerView) => boolean)
+  /** Of those whom the rules let in, these alone. */
+  narrows?(view: PeerView): boolean
   /** A session was let in; what comes back hears its streams. */
   session(session: Session, peer: Peer, view: PeerView): Omit<SessionEvents, 'onTranscript'>
 }
@@ -90,6 +92,8 @@ export class Peers {
   readonly #views = new WeakMap<SessionRequest['encoded'], PeerView>()
   readonly #own = new Set<Session>()
   readonly #taking = new Set<Session>()
+  /** Packet channels that a service has agreed on by itself, by their names in hex. */
+  readonly #expected = new Map<string, (stream: Stream) => void>()
   #emptied: (() => void)[] = []
   readonly #responder: Responder
 
@@ -132,8 +136,22 @@ export class Peers {
       this.#responder.accept(stream)
     } else if (kind === 'datagrams' && tail.length === GROUP_BYTES + CHANNEL_BYTES) {
       stream.accept()
-      this.#responder.acceptChannel(stream, tail.slice(GROUP_BYTES))
+      const channel = tail.slice(GROUP_BYTES)
+      const expected = this.#expected.get(hex(channel))
+      if (expected) expected(stream)
+      else this.#responder.acceptChannel(stream, channel)
     } else stream.reset(RESET.refused)
+  }
+
+  /**
+   * Packet channels of this name, 16 bytes, go to `take` until what comes back is called: for
+   * datagrams that are sealed by themselves. False: the name is taken.
+   */
+  expectChannel(channel: Uint8Array, take: (stream: Stream) => void): false | (() => void) {
+    const name = hex(channel)
+    if (this.#expected.has(name)) return false
+    this.#expected.set(name, take)
+    return () => void this.#expected.delete(name)
   }
 
   /** Ends all sessions in good order: resolves when the others have agreed, or after 5 s. */
@@ -228,20 +246,26 @@ export class Peers {
   }
 
   /** Datagrams of this session get a channel over the relay. Throws `visit/…`. */
-  async openChannel({ session, peer }: OpenedSession): Promise<void> {
-    const { visits, crypto } = this.#ports
-    const channel = crypto.randomBytes(CHANNEL_BYTES)
+  async openChannel(opened: OpenedSession): Promise<void> {
+    const channel = this.#ports.crypto.randomBytes(CHANNEL_BYTES)
+    opened.session.attachChannel(await this.openPackets(opened, channel), channel)
+  }
+
+  /** A packet channel beside a session, by a name of 16 bytes that was agreed in it. Throws `visit/…`. */
+  openPackets(
+    { session, peer }: Pick<OpenedSession, 'session'> & { peer: Peer },
+    channel: Uint8Array,
+  ): Promise<Stream> {
     const tail = new Uint8Array(GROUP_BYTES + CHANNEL_BYTES)
     tail.set(session.group)
     tail.set(channel, GROUP_BYTES)
-    const stream = await visits.open(parseKey(peer.key), {
+    return this.#ports.visits.open(parseKey(peer.key), {
       kind: 'datagrams',
       address: '',
       port: 0,
       endpoint: peer.name,
       tail,
     })
-    session.attachChannel(stream, channel)
   }
 
   async #open(
@@ -365,7 +389,7 @@ export class Peers {
     const may = typeof needs === 'function'
       ? needs(view)
       : needs !== undefined && allowing(await access(), view, needs) !== undefined
-    if (may) {
+    if (may && (served?.narrows?.(view) ?? true)) {
       this.#views.set(request.encoded, view)
       return
     }
