@@ -208,7 +208,7 @@ export function connectError(target: Target, error: unknown, timeoutMs = CONNECT
   return make('unreachable', code || said || 'unknown reason')
 }
 
-function listenError(target: Target, error: unknown): TunnelError {
+export function listenError(target: Target, error: unknown): TunnelError {
   const place = describeTarget(target)
   const code = String((error as { code?: unknown } | null)?.code ?? '')
   if (code === 'EADDRINUSE') {
