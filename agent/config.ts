@@ -5,12 +5,14 @@
  *   --config PATH  →  ./sotto.yaml  →  sotto.yaml in the profile's folder  →  /etc/sotto/sotto.yaml
  */
 import { text as textFrom } from '../core/bytes.ts'
+import { readHostName } from '../core/dns.ts'
 import { isTunnelError, TunnelError } from '../core/errors.ts'
+import type { AcmeWords } from './acme_choice.ts'
 import { ConfigError } from './config_problem.ts'
 import type { ConfigProblem } from './config_problem.ts'
 import { FILE_BYTES_MAX, readConfig } from './config_reader.ts'
 import type { Read } from './config_reader.ts'
-import { CONFIG } from './config_table.ts'
+import { ACME_NAMES_MAX, CONFIG } from './config_table.ts'
 import { parseUpstream } from './forward.ts'
 import type { Upstream } from './forward.ts'
 import { Profile } from './profile.ts'
@@ -34,6 +36,11 @@ export interface TunnelConfig {
   /** PEM files, absolute. */
   readonly certificate?: { readonly cert: string; readonly key: string }
   readonly hostHeader?: string
+  /** HTTP, verified: whether a CA is asked for certificates. */
+  readonly acme?: boolean
+  /** Names of the person's own that lead here, with a certificate of a CA and without. */
+  readonly acmeDomains?: readonly string[]
+  readonly domains?: readonly string[]
   readonly proxyProtocol?: 'v1' | 'v2'
   /** Verified TCP: who may come in beside the rules; absent: any TLS client. */
   readonly allow?: readonly string[]
@@ -47,6 +54,8 @@ export interface Config {
   readonly profile?: string
   /** PEM file of CAs to trust for the relay, absolute. */
   readonly ca?: string
+  /** Which CA; files are absolute. */
+  readonly acme?: AcmeWords
   readonly apiKeyFile?: string
   readonly apiKeyEnv?: string
   /** `NAME=VALUE` each. */
@@ -210,6 +219,7 @@ function fill(read: Read, path: string): Config {
     }
     tunnels.push(tunnel)
   }
+  noteDomains(read, tunnels)
   return {
     path,
     ...(raw.relay === undefined ? {} : { relay: raw.relay }),
@@ -217,6 +227,7 @@ function fill(read: Read, path: string): Config {
       ? {}
       : { relayFingerprint: raw['relay-fingerprint'] }),
     ...(raw.ca === undefined ? {} : { ca: absolute(directory, raw.ca) }),
+    ...(raw.acme === undefined ? {} : { acme: acmeOf(raw.acme, directory) }),
     ...(raw.profile === undefined ? {} : { profile: raw.profile }),
     ...(raw['api-key-file'] === undefined
       ? {}
@@ -224,6 +235,44 @@ function fill(read: Read, path: string): Config {
     ...(raw['api-key-env'] === undefined ? {} : { apiKeyEnv: raw['api-key-env'] }),
     labels: Object.entries(raw.labels ?? {}).map(([name, value]) => `${name}=${value}`),
     tunnels,
+  }
+}
+
+function acmeOf(raw: Raw, directory: string): AcmeWords {
+  const path = (given: unknown): string | undefined =>
+    given === undefined ? undefined : absolute(directory, String(given))
+  return {
+    directory: raw.directory,
+    contact: raw.contact,
+    caPath: path(raw.ca),
+    eabId: raw['eab-kid'],
+    eabKeyPath: path(raw['eab-key-file']),
+  }
+}
+
+/** Of each name one tunnel, and of a CA no more than may be. */
+function noteDomains(read: Read, tunnels: readonly TunnelConfig[]): void {
+  const holders = new Map<string, string>()
+  let asked = 0
+  for (const { key, acmeDomains = [], domains = [] } of tunnels) {
+    const lists = [['acme-domains', acmeDomains], ['domains', domains]] as const
+    for (const [field, names] of lists) {
+      names.forEach((name, i) => {
+        const place = `tunnels.${key}.${field}[${i}]`
+        const before = holders.get(name)
+        holders.set(name, `tunnels.${key}.${field}`)
+        if (before !== undefined) {
+          const found = `"${name}", which is in ${before} as well`
+          read.note(place, { code: 'config/duplicate', found, expected: 'each name once' })
+        }
+        if (field !== 'acme-domains' || ++asked !== ACME_NAMES_MAX + 1) return
+        read.note(place, {
+          code: 'config/size',
+          found: 'more names',
+          expected: `at most ${ACME_NAMES_MAX} in the "acme-domains" of all tunnels`,
+        })
+      })
+    }
   }
 }
 
@@ -256,6 +305,13 @@ function readTunnel(
       : {}),
     ...(one['host-header'] === undefined ? {} : { hostHeader: one['host-header'] }),
     ...(one['proxy-protocol'] === undefined ? {} : { proxyProtocol: one['proxy-protocol'] }),
+    ...(kind === 'http' && isVerified
+      ? {
+        acme: one.acme !== 'off',
+        acmeDomains: (one['acme-domains'] ?? []).map(readHostName),
+        domains: (one.domains ?? []).map(readHostName),
+      }
+      : {}),
     ...(isPrivate ? { allow: one.allow ?? [] } : {}),
   }
 }

@@ -6,16 +6,23 @@
  * where it excludes another, and its use in `readTunnel` of config.ts. Then run `bun
  * compile/config.ts`; tests/agent/config.test.ts says what was forgotten.
  */
+import { readHostName } from '../core/dns.ts'
 import { isTunnelError } from '../core/errors.ts'
 import { checkLabels } from '../core/labels.ts'
 import { parseFingerprint } from '../core/key.ts'
 import { parseUpstream } from './forward.ts'
 import { checkAllow } from './guests.ts'
 import { parseRelay } from './join.ts'
+import { checkDirectory } from './acme_choice.ts'
 
 export const TUNNELS_MAX = 256
 export const CERTIFICATES_MAX = 64
 export const LIST_MAX = 256
+/**
+ * Names for which a CA is asked, of all tunnels: a passport names 16 certificates of an identity, and a
+ * CA has its limits.
+ */
+export const ACME_NAMES_MAX = 6
 export const TEXT_LENGTH_MAX = 4096
 
 interface Common {
@@ -87,7 +94,7 @@ export type Field =
 /** A field that is there, or has that value. */
 export interface Condition {
   readonly field: string
-  readonly is?: boolean
+  readonly is?: boolean | string
 }
 
 /** What fields of one object mean for each other. */
@@ -161,6 +168,23 @@ const PUBLIC_PORT: NumberField = {
   max: 65_535,
 }
 
+function hostsField(help: string, without?: string): ListField {
+  return {
+    type: 'list',
+    help,
+    ...(without === undefined ? {} : { without }),
+    of: {
+      type: 'text',
+      help: 'A host name.',
+      pattern: '^[^\\s/:@]+\\.[^\\s/:@]+$',
+      expected: 'a host name such as app.example.com',
+      check: (words) => {
+        if (!readHostName(words).includes('.')) throw new Error('no domain')
+      },
+    },
+  }
+}
+
 const HTTP: ObjectField = {
   type: 'object',
   help: 'A local HTTP service at a public https URL, as "sotto http" serves it.',
@@ -178,6 +202,15 @@ const HTTP: ObjectField = {
     ),
     'e2ee-cert': pathField('PEM file: your own certificate and its chain; read when it changes.'),
     'e2ee-key': pathField('PEM file: the key of that certificate.'),
+    acme: {
+      type: 'text',
+      help: 'Get a certificate that browsers trust; off: the self-signed one stays.',
+      without: `on where the relay allows it, for ${ACME_NAMES_MAX} names of the file`,
+      pattern: '^(?:on|off)$',
+      expected: 'on or off',
+    },
+    'acme-domains': hostsField('Your own host names that lead to the relay, served here as well.'),
+    domains: hostsField('The same, with no certificate of a CA for them.'),
     'host-header': {
       type: 'text',
       help: 'The Host header for the upstream: "rewrite" for its own name, or the value itself.',
@@ -195,11 +228,16 @@ const HTTP: ObjectField = {
       refuses: { field: 'e2ee-cert' },
       why: 'visitors get one certificate',
     },
-    ...['certificate', 'e2ee-cert', 'e2ee-key'].map((field) => ({
+    ...['certificate', 'e2ee-cert', 'e2ee-key', 'acme', 'acme-domains', 'domains'].map((field) => ({
       when: { field: 'e2ee', is: false },
       refuses: { field },
       why: 'TLS does not end here then',
     })),
+    {
+      when: { field: 'acme', is: 'off' },
+      refuses: { field: 'acme-domains' },
+      why: 'nothing would vouch for those names',
+    },
     {
       when: { field: 'e2ee', is: false },
       refuses: { field: 'proxy-protocol' },
@@ -317,6 +355,49 @@ export const CONFIG: ObjectField = {
       without: 'SOTTO_API_KEY, else the profile',
       pattern: '^[A-Za-z_][A-Za-z0-9_]{0,254}$',
       expected: 'the name of a variable',
+    },
+    acme: {
+      type: 'object',
+      help: 'The CA of tunnels that get a certificate by themselves.',
+      fields: {
+        directory: {
+          type: 'text',
+          help: 'Its URL; to use it is to agree to its terms.',
+          without: "SOTTO_ACME_DIRECTORY, else Let's Encrypt",
+          pattern: '^https://[^\\s@]+$',
+          expected: 'an https URL',
+          check: (words) => void checkDirectory(words),
+        },
+        contact: {
+          type: 'text',
+          help: 'Where the CA may write to.',
+          without: 'none',
+          pattern: '^[^\\s@,?]{1,64}@[^\\s@,?]{1,253}$',
+          expected: 'one e-mail address',
+        },
+        ca: {
+          ...pathField("PEM file: CAs to trust for the directory's own address."),
+          without: 'SSL_CERT_FILE, else the CAs that come with sotto',
+        },
+        'eab-kid': {
+          type: 'text',
+          help: "External account binding: the key's id.",
+          without: 'none',
+          pattern: '^[\\u0021-\\u007e]{1,255}$',
+          expected: 'an id that the CA gave you',
+        },
+        'eab-key-file': {
+          ...pathField('File with the HMAC key that the CA gave you, in base64url.'),
+          without: 'SOTTO_ACME_EAB_KEY',
+        },
+      },
+      rules: [
+        {
+          when: { field: 'eab-key-file' },
+          needs: { field: 'eab-kid' },
+          why: 'the CA gives an id and a key',
+        },
+      ],
     },
     labels: {
       type: 'map',

@@ -5,9 +5,12 @@
 import { asTunnelError } from '../core/errors.ts'
 import type { TunnelError } from '../core/errors.ts'
 import type { Agent } from './agent.ts'
+import type { AcmeChoice } from './acme.ts'
 import { certificateFiles } from './certificate.ts'
-import type { CertificateSource } from './certificate.ts'
+import type { Certificate, CertificateSource } from './certificate.ts'
 import type { TunnelConfig } from './config.ts'
+import { EndpointNames, lent } from './endpoint_names.ts'
+import type { NamesNews } from './endpoint_names.ts'
 import { askStatements } from './enquiry.ts'
 import type { EventLog } from './event_log.ts'
 import { speaksH2 } from './forward.ts'
@@ -17,7 +20,7 @@ import { RelayApi } from './relay_api.ts'
 import { followedWords, Trust } from './trust.ts'
 import { Tunnel } from './tunnel.ts'
 import type { TunnelOptions } from './tunnel.ts'
-import type { TlsIdentity, World } from './world.ts'
+import type { World } from './world.ts'
 
 /** The same trouble is not logged again within this time: an upstream that is down meets every visitor. */
 const TROUBLE_MS = 5_000
@@ -47,7 +50,13 @@ export interface ServedPorts {
   log: EventLog
   agent(): Agent
   /** What a verified tunnel shows that the file gives no certificate. */
-  shown(name: string): TlsIdentity
+  shown(name: string): Certificate
+  /** Which CA is asked. */
+  ca: AcmeChoice
+  /** Whether a CA is asked for the tunnel's own name. */
+  own(key: string): boolean
+  /** Word of certificates and domains. */
+  news(tunnel: string, news: NamesNews): void
   /** A certificate changed: the passport must say so. */
   changed(): void
 }
@@ -55,6 +64,8 @@ export interface ServedPorts {
 export class ServedTunnel {
   readonly config: TunnelConfig
   readonly tunnel: Tunnel
+  /** Of HTTP whose TLS ends here; shared with the one before, where that had the same. */
+  readonly names: EndpointNames | undefined
   standing: TunnelStanding = 'starting'
   error: TunnelError | undefined
   /** Times that its name was refused in a row. */
@@ -67,11 +78,12 @@ export class ServedTunnel {
   #shares = false
   #source: CertificateSource | undefined
 
-  constructor(world: World, config: TunnelConfig, ports: ServedPorts) {
+  constructor(world: World, config: TunnelConfig, ports: ServedPorts & { before?: ServedTunnel }) {
     this.config = config
     this.#ports = ports
     this.#clock = world.clock
     if (config.allow) this.#guests = this.#guestsOf(world, config.allow)
+    this.names = this.#namesOf(world, ports.before)
     this.tunnel = new Tunnel(this.#guests?.watching() ?? world, this.#options(world))
   }
 
@@ -79,12 +91,15 @@ export class ServedTunnel {
   async prepare(world: World): Promise<void> {
     await this.#guests?.start()
     const { certificate, key } = this.config
-    if (!certificate) return
-    this.#source = await certificateFiles(world, {
-      ...certificate,
-      onChange: () => this.#ports.changed(),
-      onWarning: (line) => this.#ports.log.add('warning', line, { tunnel: key }),
-    })
+    if (certificate) {
+      this.#source = await certificateFiles(world, {
+        ...certificate,
+        onChange: () => this.#ports.changed(),
+        onWarning: (line) => this.#ports.log.add('warning', line, { tunnel: key }),
+      })
+    }
+    // What was got before is shown from the first visitor on.
+    if (this.#ports.agent().uplink.up) await this.names?.open()
   }
 
   /** SHA-256 of a certificate that the file names; others are `shown`'s. */
@@ -107,6 +122,7 @@ export class ServedTunnel {
     this.error = undefined
     this.refusals = 0
     this.#guests?.refresh()
+    this.names?.up()
   }
 
   refused(error: TunnelError): void {
@@ -141,6 +157,29 @@ export class ServedTunnel {
     this.#source?.close()
   }
 
+  #namesOf(world: World, before: ServedTunnel | undefined): EndpointNames | undefined {
+    const { name, acme, acmeDomains = [], domains = [] } = this.config
+    if (acme === undefined) return undefined
+    if (before?.names && sameNames(before.config, this.config)) return before.names
+    const { joining, agent, ca, news } = this.#ports
+    const { key } = this.config
+    return new EndpointNames(world, {
+      name,
+      domains,
+      own: this.#ports.own(key),
+      acme: acme ? { choice: ca, domains: acmeDomains } : undefined,
+      profile: joining.profile,
+      agent,
+      fallback: () => Promise.resolve(lent(() => this.#plain)),
+      news: (said) => news(key, said),
+    })
+  }
+
+  /** What visitors get whose name no CA vouches for. */
+  get #plain(): Certificate {
+    return this.#source?.current ?? this.#ports.shown(this.config.name)
+  }
+
   #options(world: World): TunnelOptions {
     const { key, name, kind, mode, port, upstream, proxyProtocol, hostHeader } = this.config
     const { log } = this.#ports
@@ -157,7 +196,8 @@ export class ServedTunnel {
       mode,
       port,
       upstream,
-      identity: () => this.#source?.current ?? this.#ports.shown(name),
+      identity: () => this.#plain,
+      ...this.names?.tunnelOptions(() => this.#plain),
       ...(kind === 'http' ? { alpn } : {}),
       ...(proxyProtocol ? { proxyProtocol } : {}),
       ...(hostHeader ? { hostHeader } : {}),
@@ -215,4 +255,12 @@ export class ServedTunnel {
       onProblem: (error) => this.#trouble(asTunnelError(error, 'cli/fault')),
     })
   }
+}
+
+/** What is asked of the relay and of a CA for its names is the same, and serves until there is an answer. */
+function sameNames(a: TunnelConfig, b: TunnelConfig): boolean {
+  const words = ({ name, acme, acmeDomains, domains }: TunnelConfig): string =>
+    JSON.stringify([name, acme, acmeDomains, domains])
+  // Files are watched by the tunnel that they were given to.
+  return words(a) === words(b) && !a.certificate && !b.certificate
 }

@@ -6,11 +6,15 @@
 import { asTunnelError, isTunnelError } from '../core/errors.ts'
 import type { TunnelError } from '../core/errors.ts'
 import type { Timer } from '../core/clock.ts'
+import { equal } from '../core/bytes.ts'
 import { PASSPORT_CERTIFICATES_MAX } from '../core/passport.ts'
+import type { AcmeChoice } from './acme.ts'
 import type { Agent } from './agent.ts'
 import { endpointCertificate } from './certificate.ts'
-import type { CertificateSource } from './certificate.ts'
+import type { Certificate, CertificateSource } from './certificate.ts'
 import type { TunnelConfig } from './config.ts'
+import { ACME_NAMES_MAX } from './config_table.ts'
+import type { NamesNews } from './endpoint_names.ts'
 import type { EventLog } from './event_log.ts'
 import type { Joining } from './join.ts'
 import { joinedAgent } from './joined_agent.ts'
@@ -18,7 +22,7 @@ import { ServedTunnel } from './served_tunnel.ts'
 import type { TunnelState } from './served_tunnel.ts'
 import type { Tunnel } from './tunnel.ts'
 import type { UplinkState } from './uplink.ts'
-import type { TlsIdentity, World } from './world.ts'
+import type { World } from './world.ts'
 
 /**
  * Self-signed certificates of one name each. A passport names 16 certificates of an identity, so
@@ -44,9 +48,13 @@ export interface Applied {
 export interface TunnelSetPorts {
   joining: Joining
   log: EventLog
+  /** Which CA is asked for certificates. */
+  ca: AcmeChoice
   onState(state: UplinkState): void
   /** Another standing of a tunnel. */
   onTunnel(state: TunnelState): void
+  /** Word of a tunnel's certificates and domains. */
+  onNews(tunnel: string, news: NamesNews): void
   unopened(error: unknown): void
 }
 
@@ -66,6 +74,8 @@ export class TunnelSet {
   readonly #retries = new Map<ServedTunnel, Timer>()
   readonly #leaving = new Set<Leaving>()
   readonly #certificates = new Map<string, CertificateSource>()
+  /** Tunnels for whose own name a CA is asked, by what the file calls them. */
+  #owners = new Set<string>()
   #domain = ''
   #drain: Timer | undefined
   #started = false
@@ -78,7 +88,10 @@ export class TunnelSet {
     this.agent = joinedAgent(world, ports.joining, {
       unopened: ports.unopened,
       certificates: () => this.#fingerprints(),
-      onState: ports.onState,
+      onState: (state) => {
+        if (state.kind === 'down') { for (const { names } of this.#served.values()) names?.down() }
+        ports.onState(state)
+      },
       onNotice: ({ code, message }) => log.add('notice', `the relay says: ${message}`, { code }),
       onClaimed: (tunnel) => this.#claimed(tunnel),
       onRefused: (tunnel, error) => this.#refused(this.#byTunnel.get(tunnel), error),
@@ -103,6 +116,7 @@ export class TunnelSet {
     const wanted = new Map(tunnels.map((one) => [one.key, one]))
     const result: Applied = { added: [], changed: [], removed: [], kept: 0 }
     const handed = new Map<string, ServedTunnel>()
+    this.#chooseOwners(tunnels)
     for (const [key, served] of [...this.#served]) {
       const next = wanted.get(key)
       if (next && same(next, served.config)) result.kept++
@@ -131,7 +145,10 @@ export class TunnelSet {
     for (const timer of this.#retries.values()) timer.cancel()
     this.#drain?.cancel()
     this.agent.close()
-    for (const served of this.#served.values()) served.close()
+    for (const served of this.#served.values()) {
+      served.names?.close()
+      served.close()
+    }
     for (const { served } of this.#leaving) served.close()
     this.#closeCertificates()
   }
@@ -148,10 +165,18 @@ export class TunnelSet {
       agent: () => this.agent,
       shown: (name) => this.#shown(name),
       changed: () => this.#republish(),
+      ca: this.#ports.ca,
+      own: (key) => this.#owners.has(key),
+      news: (tunnel, news) => {
+        log.add(news.event, news.words, { tunnel, ...news.fields })
+        this.#ports.onNews(tunnel, news)
+      },
+      ...(before ? { before } : {}),
     })
     try {
       await served.prepare(this.#world)
     } catch (error) {
+      if (served.names !== before?.names) served.names?.close()
       served.close()
       if (before) {
         // Better what it was than nothing; the file says something else, and that is told.
@@ -163,6 +188,7 @@ export class TunnelSet {
       return undefined
     }
     if (this.#closed) {
+      if (served.names !== before?.names) served.names?.close()
       served.close()
       return undefined
     }
@@ -184,7 +210,7 @@ export class TunnelSet {
       this.agent.add(next.tunnel)
       next.claimed()
     }
-    this.#leave(before, undefined)
+    this.#leave(before, undefined, next)
     return isUp
   }
 
@@ -211,8 +237,9 @@ export class TunnelSet {
     }
   }
 
-  #leave(served: ServedTunnel, untilMs: number | undefined): void {
+  #leave(served: ServedTunnel, untilMs: number | undefined, next?: ServedTunnel): void {
     served.standing = 'draining'
+    if (served.names !== next?.names) served.names?.close()
     this.#leaving.add({ served, untilMs })
     this.#drain ??= this.#world.clock.after(DRAIN_CHECK_MS, () => this.#drained())
   }
@@ -293,7 +320,33 @@ export class TunnelSet {
       else if (fingerprint) named.push(fingerprint)
     }
     const shown = [...this.#certificates.values()].map(({ current }) => current.fingerprint)
-    return [...shown, ...named].slice(0, PASSPORT_CERTIFICATES_MAX)
+    const trusted: Uint8Array[][] = []
+    for (const { names } of this.#served.values()) {
+      await names?.open()
+      trusted.push(...names?.fingerprints ?? [])
+    }
+    const first = trusted.map((of) => of.slice(0, 1)).flat()
+    const rest = trusted.map((of) => of.slice(1)).flat()
+    // Of what is too much, that goes which is shown no more.
+    return unique([...first, ...shown, ...named, ...rest]).slice(0, PASSPORT_CERTIFICATES_MAX)
+  }
+
+  /** Those that have a CA keep it; others follow in the order of the file, after names of the person's own. */
+  #chooseOwners(tunnels: readonly TunnelConfig[]): void {
+    const domains = tunnels.reduce((sum, { acmeDomains = [] }) => sum + acmeDomains.length, 0)
+    const wanting = tunnels.filter(({ acme, certificate }) => acme && !certificate)
+      .map(({ key }) => key)
+    const before = wanting.filter((key) => this.#owners.has(key))
+    const owners = [...new Set([...before, ...wanting])].slice(0, ACME_NAMES_MAX - domains)
+    this.#owners = new Set(owners)
+    if (owners.length === wanting.length) return
+    this.#ports.log.add(
+      'warning',
+      `${
+        wanting.length - owners.length
+      } tunnels stay with certificates of their own: a CA is asked ` +
+        `for ${ACME_NAMES_MAX} names`,
+    )
   }
 
   async #openCertificate(served: ServedTunnel): Promise<void> {
@@ -312,7 +365,7 @@ export class TunnelSet {
     this.#certificates.set(host, source)
   }
 
-  #shown(name: string): TlsIdentity {
+  #shown(name: string): Certificate {
     const own = this.#certificates.get(`${name}.${this.#domain}`)
     return (own ?? this.#certificates.get(`*.${this.#domain}`))!.current
   }
@@ -334,6 +387,10 @@ export class TunnelSet {
     this.#served.clear()
     for (const [key, served] of found) if (served) this.#served.set(key, served)
   }
+}
+
+function unique(list: readonly Uint8Array[]): Uint8Array[] {
+  return list.filter((one, i) => list.findIndex((other) => equal(one, other)) === i)
 }
 
 /** Nothing of it changed. */

@@ -1,19 +1,15 @@
 /** Flags about certificates of a CA: which CA, by whose account, for which names besides the own. */
-import { text } from '../../core/bytes.ts'
 import { normaliseHostName } from '../../core/client_hello.ts'
 import { TunnelError } from '../../core/errors.ts'
-import { LETS_ENCRYPT } from '../acme.ts'
-import { environmentCa, readCa } from '../outward.ts'
+import { acmeChoice, checkDirectory, DIRECTORY_VARIABLE, KEY_VARIABLE } from '../acme_choice.ts'
+import type { AcmeWords } from '../acme_choice.ts'
 import type { World } from '../world.ts'
 import { listOf, textOf } from './page.ts'
 import type { Flag, Given } from './page.ts'
-import type { AcmePlan } from './publish.ts'
+import type { AcmePlan } from '../endpoint_names.ts'
 
 /** Host names besides the endpoint's own. */
 const DOMAINS_MAX = 16
-const KEY_VARIABLE = 'SOTTO_ACME_EAB_KEY'
-const KEY_BYTES_MAX = 4096
-const DIRECTORY_VARIABLE = 'SOTTO_ACME_DIRECTORY'
 
 export const ACME_FLAGS: readonly Flag[] = [
   {
@@ -60,14 +56,9 @@ export const ACME_FLAGS: readonly Flag[] = [
   },
 ]
 
-export interface AcmeFlags {
+export interface AcmeFlags extends AcmeWords {
   off: boolean
   domains: string[]
-  directory: string | undefined
-  contact: string | undefined
-  caPath: string | undefined
-  eabId: string | undefined
-  eabKeyPath: string | undefined
 }
 
 /** Throws `cli/acme`. */
@@ -120,17 +111,6 @@ export function checkAcme(flags: AcmeFlags): void {
   }
 }
 
-function checkDirectory(directory: string, from: string): void {
-  let url: URL | undefined
-  try {
-    url = new URL(directory)
-  } catch {
-    // Told below.
-  }
-  if (url?.protocol === 'https:' && url.username === '' && url.password === '') return
-  throw wrong(from, directory, 'an https URL')
-}
-
 function wrong(flag: string, found: string, expected: string): TunnelError {
   return new TunnelError(
     'cli/acme',
@@ -141,29 +121,8 @@ function wrong(flag: string, found: string, expected: string): TunnelError {
 /** What a publication needs; undefined where it is switched off. Throws `cli/acme`, `ca/file`, `files/…`. */
 export async function acmePlan(flags: AcmeFlags, world: World): Promise<AcmePlan | undefined> {
   if (flags.off) return undefined
-  const { contact, caPath, eabId, eabKeyPath } = flags
-  const directory = flags.directory ?? (world.env[DIRECTORY_VARIABLE] || LETS_ENCRYPT)
-  checkDirectory(directory, DIRECTORY_VARIABLE)
-  const ca = caPath === undefined
-    ? await environmentCa(world)
-    : await readCa(world, caPath, '--acme-ca')
-  let eab: AcmePlan['choice']['eab']
-  if (eabId !== undefined) {
-    const content = eabKeyPath === undefined
-      ? undefined
-      : await world.files.read(eabKeyPath, { bytesMax: KEY_BYTES_MAX })
-    const key = (content === undefined ? world.env[KEY_VARIABLE] : text(content))?.trim()
-    if (!key || !/^[A-Za-z0-9_+/=-]+$/.test(key)) {
-      throw new TunnelError(
-        'cli/acme',
-        `Cannot use --acme-eab-kid: found no key in ${eabKeyPath ?? KEY_VARIABLE}`,
-        { hint: 'The CA gives an id and an HMAC key; the key is never put on a command line.' },
-      )
-    }
-    eab = { id: eabId, key }
-  }
   return {
-    choice: { directory, contact, eab, ca },
+    choice: await acmeChoice(world, flags, '--acme-'),
     domains: flags.domains.map((domain) => normaliseHostName(domain)!),
   }
 }

@@ -5,13 +5,10 @@
 import { asTunnelError, TunnelError } from '../../core/errors.ts'
 import { fingerprint, formatCertificateFingerprint, formatKey } from '../../core/key.ts'
 import type { Agent } from '../agent.ts'
-import { AcmeSource } from '../acme.ts'
-import type { AcmeChoice, AcmeNews } from '../acme.ts'
-import { Challenges } from '../acme_challenge.ts'
 import { certificateFiles, endpointCertificate } from '../certificate.ts'
 import type { CertificateSource } from '../certificate.ts'
-import { DomainClaims } from '../domains.ts'
-import type { DomainNews } from '../domains.ts'
+import { EndpointNames, lent } from '../endpoint_names.ts'
+import type { AcmePlan } from '../endpoint_names.ts'
 import { speaksH2 } from '../forward.ts'
 import type { Upstream } from '../forward.ts'
 import type { Joining } from '../join.ts'
@@ -56,13 +53,6 @@ export interface Plan {
   onUp?(up: Shown): Promise<void> | void
 }
 
-/** What a CA is asked for. */
-export interface AcmePlan {
-  choice: AcmeChoice
-  /** Host names besides the endpoint's own that lead here. */
-  domains: readonly string[]
-}
-
 /** What is known once the endpoint is claimed. */
 export interface Shown {
   place: Place
@@ -88,10 +78,7 @@ class Publication {
   readonly #tunnel: Tunnel
   readonly #agent: Agent
   #source: { host: string; certificate: CertificateSource } | undefined
-  readonly #challenges = new Challenges()
-  /** By host name: those that a CA may vouch for. */
-  readonly #acme = new Map<string, AcmeSource>()
-  readonly #domains: DomainClaims
+  readonly #names: EndpointNames
   #keys: UrlKeys | undefined
   #wasUp = false
   #told = false
@@ -103,6 +90,17 @@ class Publication {
     this.#plan = plan
     this.#ports = ports
     const { joining, screen } = ports
+    this.#names = new EndpointNames(world, {
+      name: plan.name,
+      // Files of the person's own serve it, where they are given.
+      own: plan.certificate === undefined,
+      acme: plan.acme,
+      domains: plan.domains ?? [],
+      profile: joining.profile,
+      agent: () => this.#agent,
+      fallback: (host) => this.#openFallback(host),
+      news: ({ words, ...more }) => screen.tell(words, more),
+    })
     this.#tunnel = new Tunnel(world, this.#tunnelOptions())
     this.#agent = joinedAgent(world, joining, {
       unopened: (error) => {
@@ -114,12 +112,6 @@ class Publication {
         screen.tell(`the relay says: ${message}`, { event: 'notice', fields: { code, message } }),
     })
     this.#agent.add(this.#tunnel)
-    this.#domains = new DomainClaims(world, {
-      name: plan.name,
-      domains: [...new Set([...plan.domains ?? [], ...plan.acme?.domains ?? []])],
-      request: (body) => this.#agent.uplink.request(body),
-      news: (news) => this.#domain(news),
-    })
     plan.onAgent?.(this.#agent)
   }
 
@@ -139,19 +131,13 @@ class Publication {
       signal.removeEventListener('abort', stopped)
       this.#keys?.stop()
       screen.close()
-      this.#domains.down()
+      this.#names.close()
       this.#agent.close()
       this.#source?.certificate.close()
-      for (const source of this.#acme.values()) source.close()
     }
     const { total, bytesIn, bytesOut } = this.#tunnel.counts
     screen.event('stopped', { total, bytesIn, bytesOut })
     return (signal.reason as StopReason | undefined)?.exitCode ?? 0
-  }
-
-  /** Whether certificates differ by the name that visitors ask for. */
-  get #hasDomains(): boolean {
-    return (this.#plan.acme?.domains.length ?? 0) > 0
   }
 
   #tunnelOptions(): TunnelOptions {
@@ -169,11 +155,7 @@ class Publication {
       mode,
       port,
       upstream,
-      identity: (serverName) =>
-        (this.#acme.get(serverName ?? '') ?? this.#source!.certificate).current,
-      challenge: (serverName) => this.#challenges.get(serverName),
-      // Of one name and with nothing asked, no hello is read twice.
-      peeks: () => this.#challenges.size > 0 || this.#hasDomains,
+      ...this.#names.tunnelOptions(() => this.#source!.certificate.current),
       ...(kind === 'http' ? { alpn } : {}),
       ...(proxyProtocol ? { proxyProtocol } : {}),
       ...(hostHeader ? { hostHeader } : {}),
@@ -201,43 +183,20 @@ class Publication {
     const host = `${name}.${welcome.secure}`
     if (this.#source?.host !== host) {
       this.#source?.certificate.close()
-      for (const source of this.#acme.values()) source.close()
-      this.#acme.clear()
       this.#source = { host, certificate: await this.#openCertificate(host) }
     }
-    const own = [this.#source.certificate.current.fingerprint]
-    return [...own, ...[...this.#acme.values()].flatMap((source) => source.fingerprints())]
+    await this.#names.open()
+    return [this.#source.certificate.current.fingerprint, ...this.#names.fingerprints.flat()]
   }
 
-  async #openCertificate(host: string): Promise<CertificateSource> {
-    const { acme } = this.#plan
-    const { welcome } = this.#agent.uplink.up!
-    const own = await this.#openFallback(host)
-    if (!acme) return own
-    for (const domain of acme.domains) {
-      await this.#openTrusted(domain, await this.#openFallback(domain))
-    }
-    if (this.#plan.certificate || !welcome.can.includes('acme')) return own
-    return await this.#openTrusted(host, own)
-  }
-
-  async #openTrusted(host: string, fallback: CertificateSource): Promise<AcmeSource> {
-    const source = await AcmeSource.open(this.#world, this.#ports.joining.profile, {
-      host,
-      fallback,
-      choice: this.#plan.acme!.choice,
-      challenges: this.#challenges,
-      reachable: () =>
-        this.#wasUp && this.#agent.uplink.up !== undefined &&
-        (!this.#plan.acme!.domains.includes(host) || this.#domains.has(host)),
-      publish: () => this.#agent.republish(),
-      news: (news) => tellNews(this.#ports.screen, news),
-    })
-    this.#acme.set(host, source)
-    return source
-  }
-
+  /** The own name's certificate serves in more than one place; others are their source's. */
   #openFallback(host: string): Promise<CertificateSource> {
+    return host === this.#source?.host
+      ? Promise.resolve(lent(() => this.#source!.certificate.current))
+      : this.#openCertificate(host)
+  }
+
+  #openCertificate(host: string): Promise<CertificateSource> {
     const { joining, screen } = this.#ports
     const events = {
       onChange: (): void => {
@@ -264,7 +223,7 @@ class Publication {
       case 'refused':
         return this.#end(state.error)
       case 'down': {
-        this.#domains.down()
+        this.#names.down()
         this.#waitsUntilMs = this.#world.clock.monotonic() + state.retryInMs
         const { reason, retryInMs } = state
         screen.event('down', { reason, retryInMs })
@@ -284,7 +243,7 @@ class Publication {
   async #up(welcome: Welcome): Promise<void> {
     const { screen } = this.#ports
     const place = this.#tunnel.place!
-    const current = this.#source?.certificate.current
+    const current = this.#names.source(undefined)?.current ?? this.#source?.certificate.current
     const shown: Shown = {
       place,
       welcome,
@@ -307,23 +266,7 @@ class Publication {
     }
     this.#wasUp = true
     this.#told = false
-    this.#domains.up()
-    for (const source of this.#acme.values()) source.wake()
-  }
-
-  #domain(news: DomainNews): void {
-    const { screen } = this.#ports
-    const { state, domain } = news
-    if (state === 'refused') {
-      const { message, hint } = news.error
-      return screen.tell(message, {
-        event: 'domain',
-        fields: { state, domain, ...news.error.toJSON() },
-        ...(hint === undefined ? {} : { hint }),
-      })
-    }
-    screen.tell(`https://${domain}/ leads here too`, { event: 'domain', fields: news })
-    this.#acme.get(domain)?.wake()
+    this.#names.up()
   }
 
   #facts({ place, certificate }: Shown): Fact[] {
@@ -354,11 +297,11 @@ class Publication {
 
   /** Where a CA vouches, what that is worth. */
   #trustFacts(): Fact[] {
-    const { place } = this.#tunnel
-    if (this.#acme.size === 0 || !this.#acme.has(place!.host)) return []
+    const { ca } = this.#names
+    if (ca === undefined) return []
     return [{
       name: 'acme',
-      value: new URL(this.#plan.acme!.choice.directory).host,
+      value: ca,
       line:
         'the name is in public logs of certificates; the owner of the relay, who holds its DNS, ' +
         'could get one for it too: its fingerprint would be another',
@@ -371,49 +314,6 @@ class Publication {
     return leftMs > 0
       ? `reconnecting in ${waitWords(Math.ceil(leftMs / 1000) * 1000)}`
       : 'connecting'
-  }
-}
-
-function tellNews(screen: Screen, news: AcmeNews): void {
-  switch (news.state) {
-    case 'waiting':
-      return screen.tell(
-        `asking ${news.ca} for a certificate of ${news.host}; until then browsers warn of this one`,
-        { event: 'certificate', fields: news },
-      )
-    case 'account':
-      return screen.tell(
-        `this agent has an account at ${news.ca} now` +
-          (news.terms === undefined ? '' : `, by its terms: ${news.terms}`),
-        { event: 'certificate', fields: news },
-      )
-    case 'issued': {
-      const { host, certificate: { notAfterMs, fingerprint } } = news
-      const until = new Date(notAfterMs).toISOString()
-      const certificate = formatCertificateFingerprint(fingerprint)
-      return screen.tell(
-        `${host} has a certificate that browsers trust, until ${until.slice(0, 10)}`,
-        {
-          hint: `certificate ${certificate}`,
-          event: 'certificate',
-          fields: { state: 'issued', host, until, certificate },
-        },
-      )
-    }
-    case 'failed': {
-      const { host, error, nextMs } = news
-      const next = new Date(nextMs).toISOString()
-      screen.tell(
-        `no new certificate for ${host}: ${error.message}; next try at ${
-          next.slice(0, 16).replace('T', ' ')
-        } UTC`,
-        {
-          event: 'certificate',
-          fields: { state: 'failed', host, error: error.toJSON(), next },
-          ...(error.hint === undefined ? {} : { hint: error.hint }),
-        },
-      )
-    }
   }
 }
 

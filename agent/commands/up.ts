@@ -5,6 +5,8 @@ import { command, isSet, JSON_FLAG, RELAY_FLAGS, textOf } from '../cli/page.ts'
 import type { Given, Page } from '../cli/page.ts'
 import { LABEL_FLAG, readLabelled } from '../cli/plan.ts'
 import { columns, Screen, waitWords } from '../cli/screen.ts'
+import type { AcmeChoice } from '../acme.ts'
+import { acmeChoice } from '../acme_choice.ts'
 import { configWorld, findConfig, loadConfig } from '../config.ts'
 import type { Config, TunnelConfig } from '../config.ts'
 import { openControl } from '../control.ts'
@@ -86,7 +88,8 @@ async function run(options: UpOptions, world: World): Promise<number> {
   }, (line) => screen.tell(line))
   // Where other commands look for it, which do not know what profile the file names.
   const { stateDir } = new Profile(world)
-  return await new Up(own, { options, screen, config, joining, stateDir }).run(tunnels)
+  const ca = await acmeChoice(own, config.acme ?? {}, 'acme.')
+  return await new Up(own, { options, screen, config, joining, ca, stateDir }).run(tunnels)
 }
 
 /** Throws `config/unknown` on a name that the file does not have. */
@@ -107,6 +110,7 @@ interface UpParts {
   screen: Screen
   config: Config
   joining: Joining
+  ca: AcmeChoice
   stateDir: string
 }
 
@@ -138,6 +142,13 @@ class Up {
       },
       onState: (state) => this.#state(state),
       onTunnel: (state) => this.#tunnel(state),
+      ca: parts.ca,
+      onNews: (tunnel, { event, words, hint, fields }) =>
+        parts.screen.tell(`${tunnel}: ${words}`, {
+          event,
+          fields: { tunnel, ...fields },
+          ...(hint === undefined ? {} : { hint }),
+        }),
     })
   }
 

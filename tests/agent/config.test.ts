@@ -65,7 +65,7 @@ test('a mistake is shown by its line, with carets below it and the likely meanin
   assert.is(problems.length, 1)
   assert.equal(problemLines('sotto.yaml', problems[0]!), [
     'sotto.yaml:3:5: Cannot read tunnels.web.htpp: found no field of that name, expected http, name, ' +
-    'e2ee, certificate, e2ee-cert, e2ee-key, host-header, proxy-protocol, tcp, allow, public, ' +
+    'e2ee, certificate, e2ee-cert, e2ee-key, acme, acme-domains, domains, host-header, proxy-protocol, tcp, allow, public, ' +
     'public-port or udp',
     '  3 |     htpp: 3000',
     '    |     ^^^^',

@@ -7,7 +7,7 @@
  */
 import * as nodeCrypto from 'node:crypto'
 import { createPrivateKey, X509Certificate } from 'node:crypto'
-import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import type { Server, ServerResponse } from 'node:http'
 import * as https from 'node:https'
@@ -114,13 +114,13 @@ function get(host: string, root: string, { port = relay.port } = {}): Promise<st
 /** A visitor who is there while certificates change places. */
 function slow(
   host: string,
-  leaf: X509Certificate,
+  root: string,
 ): { begun: Promise<void>; whole: Promise<string> } {
   let begun!: () => void
   const first = new Promise<void>((resolve) => begun = resolve)
   const whole = new Promise<string>((resolve, reject) => {
     const place = { host: '127.0.0.1', port: relay.port, servername: host, path: '/slow' }
-    https.get({ ...place, ca: leaf.toString(), agent: false }, (answer) => {
+    https.get({ ...place, ca: root, agent: false }, (answer) => {
       let body = ''
       answer.on('data', (bytes) => {
         body += bytes
@@ -173,7 +173,7 @@ test('the own name gets a certificate by itself, half of all nonces refused; who
   const before = await shown(host)
   assert.is(before.issuer, before.subject, 'the self-signed one serves while it waits')
   assert.is(printOf(before), program.up['certificate'])
-  const running = slow(host, before)
+  const running = slow(host, before.toString())
   await running.begun
   const line = await issued(program)
   assert.is(line['host'], host)
@@ -290,13 +290,16 @@ test('renewed when the CA says so, by its own window, under a visitor that stays
   const proxy = await startAcmeProxy(pebble, { renewalInfo: true })
   world.defer(() => proxy.close())
   const ids: string[] = []
-  let second!: () => void
-  const asked = new Promise<void>((resolve) => second = resolve)
-  proxy.answer = (path) => {
+  let ask!: () => void
+  const asked = new Promise<void>((resolve) => ask = resolve)
+  let come!: () => void
+  const there = new Promise<void>((resolve) => come = resolve)
+  proxy.answer = async (path) => {
     const id = path.startsWith('/ari/') ? path.slice('/ari/'.length) : undefined
     if (id === undefined) return undefined
     if (!ids.includes(id)) ids.push(id)
-    if (ids.length === 2) second()
+    if (ids.length === 2) ask()
+    await there
     const startMs = Date.now() + (ids.indexOf(id) === 0 ? -60_000 : 86_400_000)
     const iso = (ms: number): string => new Date(ms).toISOString()
     return {
@@ -306,6 +309,12 @@ test('renewed when the CA says so, by its own window, under a visitor that stays
     }
   }
   const program = await tunnel(proxy, { name: 'renewed' })
+  await issued(program)
+  const root = await pebble.root()
+  const first = await shown('renewed.secure.localhost')
+  const running = slow('renewed.secure.localhost', root)
+  await running.begun
+  come()
   await program.until(
     () => program.lines.filter(({ state }) => state === 'issued').length === 2 || undefined,
     'second certificate',
@@ -316,7 +325,10 @@ test('renewed when the CA says so, by its own window, under a visitor that stays
   const leaf = await shown('renewed.secure.localhost')
   const serial = Buffer.from(ids[1]!.split('.')[1]!, 'base64url').toString('hex')
   assert.is(serial.replace(/^00/, ''), leaf.serialNumber.toLowerCase())
-  assert.is(await get('renewed.secure.localhost', await pebble.root()), 'hello from behind')
+  assert.is.not(printOf(leaf), printOf(first))
+  assert.is(await get('renewed.secure.localhost', root), 'hello from behind')
+  for (const response of held) response.end('second')
+  assert.is(await running.whole, 'first second')
   await program.stop()
 })
 
@@ -351,6 +363,117 @@ test("a name of the person's own: claimed by DNS, certified through the passthro
   // This relay gives agents no leave for its own names: that one stays as it was.
   const own = await shown('custom.secure.localhost', port)
   assert.is(own.fingerprint256, program.up['certificate'])
+  await program.stop()
+  await second.stop()
+})
+
+/** `sotto up` of a file of its own. */
+async function ups(
+  on: Relay,
+  home: string,
+  tunnels: (pebble: Pick<Pebble, 'directory' | 'serverCaPath'>) => string,
+  pebble: Pick<Pebble, 'directory' | 'serverCaPath'>,
+): Promise<{ program: Program; save(next: string): Promise<Line>; head: string }> {
+  const folder = world.path(`${home}-files`)
+  mkdirSync(folder)
+  const file = join(folder, 'sotto.yaml')
+  const head = `relay: ${on.origin}\napi-key-env: TEST_KEY\n` +
+    `acme: {directory: "${pebble.directory}", ca: ${pebble.serverCaPath}}\ntunnels:\n`
+  writeFileSync(file, head + tunnels(pebble))
+  const program = world.sotto(['up', '--json'], {
+    cwd: folder,
+    home,
+    env: { TEST_KEY: on.apiKey },
+  })
+  await program.event('ready')
+  return {
+    program,
+    head,
+    async save(next) {
+      const seen = program.lines.length
+      writeFileSync(`${file}.new`, head + next)
+      renameSync(`${file}.new`, file)
+      return await program.until(
+        () => program.lines.slice(seen).find(({ event }) => /^(reloaded|kept)$/.test(event)),
+        'word of the file',
+      )
+    },
+  }
+}
+
+test('a tunnel of sotto.yaml gets its certificate; edits of others, and its own, leave it', async () => {
+  const pebble = await ca()
+  const proxy = await startAcmeProxy(pebble)
+  world.defer(() => proxy.close())
+  const port = upstreamPort
+  const plain = `  plain: {http: ${port}, acme: off}\n`
+  const { program, save } = await ups(
+    relay,
+    'filed',
+    () => `  filed: {http: ${port}}\n${plain}`,
+    proxy,
+  )
+  const line = await issued(program)
+  assert.is(line['host'], 'filed.secure.localhost')
+  assert.is(line['tunnel'], 'filed')
+  const root = await pebble.root()
+  assert.is(await get('filed.secure.localhost', root), 'hello from behind')
+  const first = await shown('filed.secure.localhost')
+  assert.is((await shown('plain.secure.localhost')).issuer, 'CN=plain.secure.localhost')
+  const running = slow('filed.secure.localhost', root)
+  await running.begun
+
+  const other = await save(
+    `  filed: {http: ${port}}\n  plain: {http: ${port}, acme: off, host-header: rewrite}\n`,
+  )
+  assert.equal(other['changed'], ['plain'])
+  assert.is(printOf(await shown('filed.secure.localhost')), printOf(first))
+  const own = await save(`  filed: {http: ${port}, host-header: rewrite}\n${plain}`)
+  assert.equal(own['changed'], ['filed', 'plain'])
+  assert.is(printOf(await shown('filed.secure.localhost')), printOf(first))
+  assert.is(await get('filed.secure.localhost', root), 'hello from behind')
+  const off = await save(`  filed: {http: ${port}, acme: off}\n${plain}`)
+  assert.equal(off['changed'], ['filed'])
+  assert.is((await shown('filed.secure.localhost')).issuer, 'CN=filed.secure.localhost')
+  await save(`  filed: {http: ${port}}\n${plain}`)
+  assert.is(printOf(await shown('filed.secure.localhost')), printOf(first), 'it was kept')
+  for (const response of held) response.end('second')
+  assert.is(await running.whole, 'first second')
+  await program.stop()
+  assert.is(proxy.orders.length, 1)
+})
+
+test('a domain in sotto.yaml is claimed and certified, beside one without a CA', async () => {
+  const port = await freePort()
+  const pebble = await startPebble({ tlsPort: port })
+  world.defer(() => pebble.close())
+  for (const one of ['app', 'plain', 'late']) {
+    await pebble.setTxt(`_sotto.${one}.example.test`, 'sotto-scope=home; relay=localhost')
+  }
+  const flags = ['--port', String(port), '--dns', `127.0.0.1:${pebble.dnsPort}`, '--json']
+  const second = world.sotto(['relay', ...flags], { home: 'domains2' })
+  const { url, apiKey } = await second.event('listening')
+  const on = { ...relay, program: second, port, origin: url, apiKey }
+  const base = `http: ${upstreamPort}, domains: [plain.example.test]`
+  const { program, save } = await ups(
+    on,
+    'filed2',
+    () => `  web: {${base}, acme-domains: [app.example.test]}\n`,
+    pebble,
+  )
+  assert.is((await issued(program))['host'], 'app.example.test')
+  await program.event('domain', ({ domain, state }) => {
+    return domain === 'plain.example.test' && state === 'routed'
+  })
+  const root = await pebble.root()
+  assert.is(await get('app.example.test', root, { port }), 'hello from behind')
+  assert.is((await shown('plain.example.test', port)).issuer, 'CN=web.secure.localhost')
+  await save(`  web: {${base}, acme-domains: [app.example.test, late.example.test]}\n`)
+  assert.is(await get('app.example.test', root, { port }), 'hello from behind')
+  await program.event('certificate', ({ state, host }) => {
+    return state === 'issued' && host === 'late.example.test'
+  })
+  assert.is(await get('late.example.test', root, { port }), 'hello from behind')
   await program.stop()
   await second.stop()
 })

@@ -19,7 +19,10 @@ export interface AcmeProxy {
   /** Payloads of the orders that were made. */
   readonly orders: Record<string, unknown>[]
   /** Undefined: the CA itself answers. */
-  answer: (path: string, method: string) => ProxyAnswer | undefined
+  answer: (
+    path: string,
+    method: string,
+  ) => ProxyAnswer | undefined | Promise<ProxyAnswer | undefined>
   close(): Promise<void>
 }
 
@@ -30,10 +33,10 @@ export async function startAcmeProxy(
 ): Promise<AcmeProxy> {
   const key = readFileSync(join(dirname(pebble.serverCaPath), 'key.pem'))
   const target = new URL(pebble.directory)
-  const server = https.createServer({ key, cert: pebble.serverCa }, (request, response) => {
+  const server = https.createServer({ key, cert: pebble.serverCa }, async (request, response) => {
     const path = request.url!
     proxy.asked.push(`${request.method} ${path}`)
-    const own = proxy.answer(path, request.method!)
+    const own = await proxy.answer(path, request.method!)
     if (own) {
       const json = { 'content-type': 'application/problem+json', ...own.headers }
       response.writeHead(own.status, json).end(JSON.stringify(own.body))
