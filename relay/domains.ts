@@ -9,7 +9,10 @@
  * DNS names it; it is looked at again for as long as the name is routed. The relay routes by it and no
  * more: whose certificate visitors get is between the owner of the name and a CA.
  *
- *   domains/DOMAIN              {scope, at, seen}
+ * A label that its scope gave back takes no domain along to whoever has it next: where it is the label
+ * that changed hands, and not the CNAME, only a TXT says that the owner of the domain means the new scope.
+ *
+ *   domains/DOMAIN              {scope, at, seen, label}
  *   scope-domains/SCOPE/DOMAIN  at
  */
 import type { Clock, Timer } from '../core/clock.ts'
@@ -25,6 +28,8 @@ export const DOMAINS_PER_SCOPE_MAX = 20
 const ROUTES_MAX = 10_000
 /** Claims whose DNS is being asked. */
 const CHECKS_MAX = 64
+/** Of them for one scope: name servers that answer slowly are its own, and hold up nobody else. */
+const CHECKS_PER_SCOPE_MAX = 8
 /** How often DNS is asked again, within what it says itself. */
 const RECHECK_MS_MIN = 60_000
 const RECHECK_MS_MAX = 3_600_000
@@ -62,12 +67,21 @@ interface Owned {
   at: number
   /** When DNS last named the scope. */
   seen: number
+  /** By which label, where it was a CNAME. */
+  label?: string
+}
+
+export interface DomainClaim extends Route {
+  /** Whether the credential may use the name; absent: it may use any. */
+  allows?(name: string): boolean
 }
 
 /** What DNS says of a name. */
 interface Named {
   scopes: ReadonlySet<string>
   by: 'txt' | 'cname'
+  /** What a CNAME leads to. */
+  label?: string | undefined
   ttlSeconds: number
 }
 
@@ -75,7 +89,8 @@ export class Domains {
   readonly #ports: DomainsPorts
   readonly #routes = new Map<string, Live>()
   readonly #turns = new Turnstile()
-  #checks = 0
+  /** Claims whose DNS is being asked, by scope. */
+  readonly #checks = new Map<string, number>()
   /** Whether anybody serves that label of that scope here. */
   serves: (route: Route) => boolean = () => true
 
@@ -94,39 +109,42 @@ export class Domains {
 
   /**
    * Routes the name to the scope's endpoint. Throws `dns/name`, and `domains/own`, `domains/unproven`
-   * (the hint has the records), `domains/taken`, `domains/limit`, `domains/busy`, `domains/dns`.
+   * (the hint has the records), `domains/taken`, `domains/handed`, `domains/restricted`,
+   * `domains/limit`, `domains/busy`, `domains/dns`.
    */
-  async claim({ domain: words, scope, label }: Route): Promise<{ domain: string; by: string }> {
+  async claim(
+    { domain: words, scope, label, allows }: DomainClaim,
+  ): Promise<{ domain: string; by: string }> {
     const domain = readHostName(words)
     this.#refuseOwn(domain)
-    if (this.#checks >= CHECKS_MAX || this.#routes.size >= ROUTES_MAX) {
-      throw new TunnelError(
-        'domains/busy',
-        `Cannot claim ${domain}: too many names are being asked`,
-      )
-    }
-    this.#checks++
     let named: Named
     try {
-      named = await this.#ask(domain)
+      named = await this.#checked(scope, domain)
     } catch (error) {
-      if (!await this.#keepsWhileSilent(domain, scope)) {
+      if (isTunnelError(error, 'domains/busy')) throw error
+      const before = this.#routes.get(domain)
+      const keeps = allows === undefined || (before?.scope === scope && before.label === label)
+      if (!keeps || !await this.#keepsWhileSilent(domain, scope)) {
         throw new TunnelError(
           'domains/dns',
           `Cannot claim ${domain}: ${(error as Error).message}`,
-          {
-            cause: error,
-          },
+          { cause: error },
         )
       }
       this.#route({ domain, scope, label }, RECHECK_MS_MIN)
       return { domain, by: 'kept' }
-    } finally {
-      this.#checks--
     }
     if (!named.scopes.has(scope)) {
-      await this.#lose(domain, scope)
+      await this.#lose(domain, scope, named)
       throw this.#unproven(domain, { scope, label })
+    }
+    // A TXT names the scope as a whole, of which such a credential is a part.
+    if (allows && !(allows(label) && named.label !== undefined && allows(named.label))) {
+      throw new TunnelError(
+        'domains/restricted',
+        `Cannot claim ${domain}: your key may use some names of its scope alone`,
+        { hint: `Have its DNS say: ${domain}. CNAME ${label}.${this.#ports.secureDomain}.` },
+      )
     }
     await this.#keep(domain, { scope, named })
     this.#route({ domain, scope, label }, afterMs(named.ttlSeconds))
@@ -147,6 +165,27 @@ export class Domains {
     })
   }
 
+  async #checked(scope: string, domain: string): Promise<Named> {
+    const own = this.#checks.get(scope) ?? 0
+    const all = [...this.#checks.values()].reduce((sum, count) => sum + count, 0)
+    if (
+      own >= CHECKS_PER_SCOPE_MAX || all >= CHECKS_MAX || this.#routes.size >= ROUTES_MAX
+    ) {
+      throw new TunnelError(
+        'domains/busy',
+        `Cannot claim ${domain}: too many names are being asked`,
+      )
+    }
+    this.#checks.set(scope, own + 1)
+    try {
+      return await this.#ask(domain)
+    } finally {
+      const left = this.#checks.get(scope)! - 1
+      if (left > 0) this.#checks.set(scope, left)
+      else this.#checks.delete(scope)
+    }
+  }
+
   async #ask(domain: string): Promise<Named> {
     const { resolver, secureDomain, owner, domain: relay } = this.#ports
     const texts = await resolver.lookup(`_sotto.${domain}`, 'TXT')
@@ -160,11 +199,12 @@ export class Domains {
     return {
       scopes: new Set(scope === undefined ? [] : [scope]),
       by: 'cname',
+      label,
       ttlSeconds: Math.min(texts.ttlSeconds, alias.ttlSeconds),
     }
   }
 
-  /** Puts the name down as the scope's. Throws `domains/taken`, `domains/limit`. */
+  /** Puts the name down as the scope's. Throws `domains/taken`, `domains/handed`, `domains/limit`. */
   async #keep(domain: string, { scope, named }: { scope: string; named: Named }): Promise<void> {
     const { store, clock } = this.#ports
     await this.#turns.run(() =>
@@ -180,17 +220,23 @@ export class Domains {
             { hint: `Take the other scope's record off _sotto.${domain}, then try again.` },
           )
         }
-        if (owned?.scope !== scope) await this.#makeRoom(domain, scope)
-        // Not each look at DNS is worth a write.
-        if (owned?.scope === scope && now - owned.seen < RECHECK_MS_MAX) {
-          return { result: undefined }
+        const { label } = named
+        if (owned && owned.scope !== scope && label !== undefined && owned.label === label) {
+          throw this.#handed(domain, { scope, label })
         }
+        if (owned?.scope !== scope) await this.#makeRoom(domain, scope)
+        const isKnown = owned?.scope === scope && owned.label === label
+        // Not each look at DNS is worth a write.
+        if (isKnown && now - owned.seen < RECHECK_MS_MAX) return { result: undefined }
         const at = owned?.scope === scope ? owned.at : now
         return {
           commit: {
             checks: [{ key, version: entry?.version ?? 0 }],
             puts: [
-              { key, value: { scope, at, seen: now } },
+              {
+                key,
+                value: { scope, at, seen: now, ...(label === undefined ? {} : { label }) },
+              },
               { key: `scope-domains/${scope}/${domain}`, value: at },
             ],
             ...(owned && owned.scope !== scope
@@ -235,11 +281,19 @@ export class Domains {
     })
   }
 
-  /** DNS says that the name is not the scope's, or no more. */
-  async #lose(domain: string, scope: string): Promise<void> {
+  /**
+   * DNS says that the name is not the scope's, or no more; no `named`: it says nothing. Where the same
+   * CNAME is there as before, it is the label that was given back: whose it was is remembered.
+   */
+  async #lose(domain: string, scope: string, named?: Named): Promise<void> {
     const route = this.#routes.get(domain)
     if (route?.scope === scope) this.#drop(route)
-    await this.#turns.run(() => this.#forget(domain, scope))
+    await this.#turns.run(async () => {
+      const entry = await this.#ports.store.get(`domains/${domain}`)
+      const owned = entry?.value as unknown as Owned | undefined
+      if (owned?.label !== undefined && owned.label === named?.label) return
+      await this.#forget(domain, scope)
+    })
   }
 
   async #keepsWhileSilent(domain: string, scope: string): Promise<boolean> {
@@ -290,16 +344,30 @@ export class Domains {
     if (this.#routes.get(domain) !== live) return
     if (!named.scopes.has(scope)) {
       this.#ports.log('domain lost', { domain, scope, reason: 'DNS names it no more' })
-      return await this.#lose(domain, scope)
+      return await this.#lose(domain, scope, named)
     }
     try {
       await this.#keep(domain, { scope, named })
     } catch (error) {
-      if (!isTunnelError(error, 'domains/taken')) throw error
+      if (!isTunnelError(error, 'domains/taken') && !isTunnelError(error, 'domains/handed')) {
+        throw error
+      }
       this.#ports.log('domain lost', { domain, scope, reason: 'another scope has it' })
       return this.#drop(live)
     }
     if (this.#routes.get(domain) === live) this.#again(live, afterMs(named.ttlSeconds))
+  }
+
+  #handed(domain: string, { scope, label }: { scope: string; label: string }): TunnelError {
+    return new TunnelError(
+      'domains/handed',
+      `Cannot claim ${domain}: its CNAME leads to "${label}", which was another scope's before`,
+      {
+        hint: `Say that your scope is meant: _sotto.${domain}. TXT "${
+          scopeText(scope, this.#ports.domain)
+        }"`,
+      },
+    )
   }
 
   #unproven(domain: string, { scope, label }: { scope: string; label: string }): TunnelError {

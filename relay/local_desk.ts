@@ -131,7 +131,7 @@ export class LocalDesk implements Desk {
   }
 
   async domain(member: Member, domain: string, name: string): Promise<object> {
-    const { scope } = member.authorised!
+    const { scope, isRestricted, allows } = member.authorised!
     if (!this.#domains) throw noDomains()
     const endpoint = this.#endpoints.get(name)
     if (endpoint?.scope !== scope || endpoint.mode !== 'verified') {
@@ -142,7 +142,8 @@ export class LocalDesk implements Desk {
         }" now`,
       )
     }
-    return await this.#domains.claim({ domain, scope, label: name })
+    const restriction = isRestricted ? { allows } : {}
+    return await this.#domains.claim({ domain, scope, label: name, ...restriction })
   }
 
   async makeRoom({ agent, group, link, address }: Member): Promise<Opened> {

@@ -60,6 +60,8 @@ export interface Authorised {
   serials?: readonly string[] | undefined
   /** Whether that credential may claim the name. */
   allows(name: string): boolean
+  /** It is for some names of its scope alone. */
+  isRestricted?: boolean
 }
 
 /** What the owner of a member does for it. */

@@ -358,6 +358,7 @@ export class Relay implements MemberOwner {
         expiresAt: grant.expiresAt,
         serials: grant.serials,
         allows: allowedBy(grant),
+        isRestricted: !grant.admin && grant.names !== undefined && !grant.names.includes('*'),
       }
       this.#limitAgents(grant, member)
     } else if (this.#ports.settings.openRegistration) {

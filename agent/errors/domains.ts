@@ -70,6 +70,12 @@ export const DOMAINS: ErrorTable = {
         'Start it without --e2ee=false.',
         'sotto http 3000 --domain DOMAIN',
       ],
+      handed: [
+        "The CNAME of the domain leads to a label that was another scope's when the domain was claimed.",
+        "That scope gave the label back, and nobody has changed the domain's DNS since: its owner may not know.",
+        'Have the owner of the domain set the TXT record that the message shows.',
+        CHECK,
+      ],
       limit: [
         'Your scope has as many domains as it may on this relay.',
         'Many tunnels with domains of their own.',
@@ -81,6 +87,12 @@ export const DOMAINS: ErrorTable = {
         'The domain is the relay, or ends in one of its own.',
         'Choose a label there instead.',
         'sotto http 3000 --name NAME',
+      ],
+      restricted: [
+        'Your key is for some names of its scope, and the domain does not lead to one of them by its DNS.',
+        'A TXT record names the scope as a whole; a fleet token, or a key with --names, is a part of it.',
+        "Have the domain's CNAME lead to a name of yours, or claim it with a key of the whole scope.",
+        CHECK,
       ],
       refused: [
         'The relay would not lead the domain here.',

@@ -193,6 +193,68 @@ test('DNS changes while the name is routed: looked at again, and led nowhere at 
   await pass(61_000, () => domains.size === 0)
 })
 
+test('attack: a label that was given back does not take domains along to whoever has it next', async () => {
+  dns.set('www.example.org', { type: 'CNAME', data: `web.${SECURE}` })
+  await claim('www.example.org', 'main')
+  owners.set('web', 'other')
+  await pass(61_000, () => domains.size === 0)
+  const hint = /leads to "web", which was another scope's.*_sotto\.www\.example\.org\. TXT/s
+  await refuses('domains/handed', 'www.example.org', 'other', hint)
+  // Also where the label was nobody's in between, and whoever had it has asked in vain.
+  owners.delete('web')
+  await refuses('domains/unproven', 'www.example.org', 'main')
+  owners.set('web', 'other')
+  await refuses('domains/handed', 'www.example.org', 'other')
+  // The owner of the domain says so: by a TXT, or by another label.
+  txt('www.example.org', 'other')
+  clock.advance(61_000)
+  assert.is(await claim('www.example.org', 'other'), 'txt')
+  dns.set('app.example.org', { type: 'CNAME', data: `blog.${SECURE}` })
+  owners.set('blog', 'main')
+  await claim('app.example.org', 'main', 'blog')
+  dns.set('app.example.org', { type: 'CNAME', data: `shop.${SECURE}` })
+  clock.advance(61_000)
+  assert.is(await claim('app.example.org', 'other', 'shop'), 'cname')
+})
+
+test('attack: a key for some names of a scope takes no domain of the others', async () => {
+  const allows = (name: string): boolean => name.startsWith('ci-')
+  const restricted = (domain: string, label: string): Promise<unknown> =>
+    domains.claim({ domain, scope: 'main', label, allows }).catch(({ code }) => code)
+  owners.set('ci-1', 'main')
+  txt('app.example.org', 'main')
+  await claim('app.example.org', 'main')
+  assert.is(await restricted('app.example.org', 'ci-1'), 'domains/restricted')
+  dns.set('www.example.org', { type: 'CNAME', data: `web.${SECURE}` })
+  assert.is(await restricted('www.example.org', 'ci-1'), 'domains/restricted')
+  dns.set('ci.example.org', { type: 'CNAME', data: `ci-1.${SECURE}` })
+  assert.is(await restricted('ci.example.org', 'web'), 'domains/restricted')
+  assert.equal(await restricted('ci.example.org', 'ci-1'), {
+    domain: 'ci.example.org',
+    by: 'cname',
+  })
+  // While DNS says nothing it keeps what it has, and gets nothing.
+  dns.faults.set('_sotto.app.example.org', 'servfail')
+  dns.faults.set('_sotto.ci.example.org', 'servfail')
+  clock.advance(61_000)
+  assert.is(await restricted('app.example.org', 'ci-1'), 'domains/dns')
+  assert.equal(await restricted('ci.example.org', 'ci-1'), { domain: 'ci.example.org', by: 'kept' })
+  assert.is(domains.find('app.example.org')?.label, 'web')
+})
+
+test('attack: one scope whose name servers are slow does not use up all that are asked at once', async () => {
+  const asked: Promise<string>[] = []
+  for (let i = 0; i < 20; i++) {
+    dns.faults.set(`_sotto.slow${i}.example.org`, 'silent')
+    asked.push(claim(`slow${i}.example.org`, 'other', 'shop').catch(({ code }) => code))
+  }
+  txt('app.example.org', 'main')
+  assert.is(await claim('app.example.org', 'main'), 'txt')
+  const early = await Promise.all(asked.slice(8))
+  assert.equal(new Set(early), new Set(['domains/busy']))
+  dns.faults.clear()
+})
+
 test('DNS falls silent: kept for a day by who had it, given to nobody', async () => {
   const store = memoryStore()
   domains = open(store)

@@ -1,6 +1,7 @@
 /** Domains of others: led to an endpoint where DNS says so and TLS passes through, refused by name elsewhere. */
 import * as assert from 'uvu/assert'
 import { hello, serverNames, supportedVersions } from '../../support/hello.ts'
+import { makeKey } from '../../support/client.ts'
 import { DnsServer } from '../../support/dns.ts'
 import type { Cases } from '../bed.ts'
 
@@ -40,6 +41,21 @@ export const domainCases: Cases = (test, bed) => {
     reader.conn.write(first)
     const stream = await agent.opened()
     assert.is(stream.visit.endpoint, mine)
+  })
+
+  test('a fleet token for some names takes no domain of its scope by a TXT', async () => {
+    const dns = await DnsServer.start()
+    bed.after(() => dns.close())
+    const relay = await bed.another({ flags: { dns: dns.address, 'log-level': 'warn' } })
+    const text = 'sotto-scope=alice; relay=localhost'
+    dns.set(`_sotto.${DOMAIN}`, { type: 'TXT', data: text })
+    const fleet = { path: 'tokens', scope: 'alice', names: ['edge-*'] }
+    const agent = await bed.agent({ secret: (await makeKey(relay, fleet)).secret }, relay)
+    await agent.claim('edge-1')
+    const ask = async (): Promise<unknown> =>
+      await agent.request({ do: 'domain', domain: DOMAIN, name: 'edge-1' })
+    const { error } = await ask() as { error: { code: string } }
+    assert.is(error.code, 'domains/restricted')
   })
 
   test('a relay that wants no domains takes none', async () => {
