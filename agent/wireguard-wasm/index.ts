@@ -1,0 +1,20 @@
+/** Userspace WireGuard in one WebAssembly module: see README.md. */
+export {
+  decodeEndpoint,
+  encodeEndpoint,
+  ENDPOINT_BYTES,
+  formatEndpoint,
+  formatIp,
+} from './address.ts'
+export { parseEndpoint, parseIp, parsePrefix, writeEndpoint } from './address.ts'
+export type { Endpoint, Prefix } from './address.ts'
+export { Batch, NO_PEER, Packets, RUN_WORDS, RUNS_MAX } from './batch.ts'
+export type { DeviceStats } from './counts.ts'
+export { Device } from './device.ts'
+export type { DeviceOptions, Notice } from './device.ts'
+export { Driver } from './driver.ts'
+export type { DriverOptions, Path } from './driver.ts'
+export { Peer } from './peer.ts'
+export type { PeerChanges, PeerOptions, PeerStats } from './peer.ts'
+export { WireGuardError } from './problem.ts'
+export type { WireGuardCode } from './problem.ts'
