@@ -3,6 +3,7 @@
  * by the first byte. Names are handed on unresolved, so that no question leaves this machine. Whoever has
  * not said within the deadline where to, whole, is turned away, however slowly it comes.
  */
+import { EMPTY } from '../../core/bytes.ts'
 import type { Clock, Timer } from '../../core/clock.ts'
 import type { Crypto } from '../../core/crypto.ts'
 import { asTunnelError, TunnelError } from '../../core/errors.ts'
@@ -187,15 +188,14 @@ class Visit implements ConnHandler {
     const { login, socks = true, http = false } = this.#options
     if (!this.#socks && !this.#http) {
       const speaksSocks = bytes[0] === SOCKS_FIRST
+      const speaksHttp = /^[A-Za-z]$/.test(String.fromCharCode(bytes[0]!))
       if (speaksSocks && socks) this.#socks = new SocksServer(this.#ports.crypto, login)
-      else if (!speaksSocks && http) this.#http = new HttpConnect(this.#ports.crypto, login)
-      else if (!speaksSocks && socks && bytes[0]! > SOCKS_FIRST) {
+      else if (speaksHttp && http) this.#http = new HttpConnect(this.#ports.crypto, login)
+      else {
         // A browser that was given the wrong kind of proxy shows this.
-        return this.#refuse(
-          httpRefusal(400, 'This is a SOCKS5 proxy, not one for HTTP'),
-          'not SOCKS',
-        )
-      } else return this.#refuse(new Uint8Array(0), 'neither SOCKS5 nor HTTP')
+        const words = 'This is a SOCKS5 proxy, not one for HTTP'
+        return this.#refuse(speaksHttp ? httpRefusal(400, words) : EMPTY, 'another protocol')
+      }
     }
     if (this.#socks) this.#readSocks(this.#socks, bytes)
     else this.#readHttp(this.#http!, bytes)
