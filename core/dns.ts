@@ -181,7 +181,8 @@ class Message {
       if (size > LABEL_BYTES_MAX) throw malformed('a label of another kind')
       length += size + 1
       if (length >= NAME_BYTES_MAX) throw malformed('a name that is too long')
-      labels.push(latin(this.#take(size)))
+      // A dot within a label would read as two of them.
+      labels.push(latin(this.#take(size)).replaceAll('.', '?'))
     }
     if (back >= 0) this.#at = back
     return labels.join('.').toLowerCase()

@@ -44,6 +44,8 @@ export class Resolver {
   readonly #exchange: DnsExchange
   readonly #keeps: boolean
   readonly #kept = new Map<string, Kept>()
+  /** Many questions for one answer would give a forger many numbers to hit (RFC 5452 §5). */
+  readonly #asking = new Map<string, Promise<DnsAnswer>>()
 
   /** `keeps: false` asks anew each time, for who wants to see what a change has done. */
   constructor(
@@ -94,7 +96,12 @@ export class Resolver {
       return { answer: kept.answer, leftSeconds: (kept.untilMs - nowMs) / 1000 }
     }
     this.#kept.delete(key)
-    const answer = await this.#fresh(name, type)
+    let asking = this.#asking.get(key)
+    if (!asking) {
+      asking = this.#fresh(name, type).finally(() => void this.#asking.delete(key))
+      this.#asking.set(key, asking)
+    }
+    const answer = await asking
     const seconds = secondsOf(answer)
     if (this.#keeps) {
       if (this.#kept.size >= KEPT_MAX) this.#kept.delete(this.#kept.keys().next().value!)

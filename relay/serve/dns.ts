@@ -27,13 +27,16 @@ function overUdp(query: Uint8Array, { host, port }: DnsServer): Promise<Uint8Arr
   return new Promise((resolve, reject) => {
     const socket = createSocket(isIPv6(host) ? 'udp6' : 'udp4')
     const late = setTimeout(() => end(() => reject(silent(host))), ANSWER_MS_MAX)
+    let over = false
     const end = (settle: () => void): void => {
+      if (over) return
+      over = true
       clearTimeout(late)
-      socket.removeAllListeners('message')
       socket.close()
       settle()
     }
-    socket.once('error', () => end(() => reject(silent(host))))
+    // Of one question there can be several: each that nobody hears would end the process.
+    socket.on('error', () => end(() => reject(silent(host))))
     socket.on('message', (bytes) => {
       // A forger who does not know the number has not ended the wait.
       if (bytes[0] !== query[0] || bytes[1] !== query[1]) return
@@ -53,7 +56,7 @@ function overTcp(query: Uint8Array, { host, port }: DnsServer): Promise<Uint8Arr
       socket.destroy()
       settle()
     }
-    socket.once('error', () => end(() => reject(silent(host))))
+    socket.on('error', () => end(() => reject(silent(host))))
     socket.once('close', () => end(() => reject(silent(host))))
     socket.once('connect', () => {
       socket.write(concat(Uint8Array.of(query.length >> 8, query.length & 255), query))

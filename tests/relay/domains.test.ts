@@ -310,6 +310,25 @@ test('a forged answer with a wrong number does not end the wait for the right on
   assert.is(await began, 'txt')
 })
 
+test('attack: many claims of one name give a forger one number to hit', async () => {
+  const claims = Array.from({ length: 8 }, () => claim('app.example.org', 'main'))
+  const all = await Promise.allSettled(claims)
+  assert.ok(all.every(({ status }) => status === 'rejected'))
+  assert.equal(dns.asked.sort(), ['udp CNAME app.example.org', 'udp TXT _sotto.app.example.org'])
+})
+
+test('attack: a label with a dot in it is no two labels', () => {
+  const question = { id: 7, name: 'a.example', type: 'CNAME' as const }
+  const label = [...new TextEncoder().encode('web.secure')]
+  const bytes = Uint8Array.of(
+    ...encodeDnsQuery(question).subarray(0, 2),
+    ...[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0],
+    ...encodeDnsQuery(question).subarray(12, 27),
+    ...[0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 60, 0, label.length + 4, label.length, ...label, 1, 0x78, 0],
+  )
+  assert.equal(decodeDnsAnswer(bytes, question).records.map(({ value }) => value), ['web?secure.x'])
+})
+
 test('a resolver that says nothing: the next one is asked', async () => {
   const mute = await DnsServer.start()
   mute.faults.set('a.example', 'silent')
