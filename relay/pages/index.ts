@@ -21,6 +21,8 @@ export interface IndexFacts {
 }
 
 export function indexPage(facts: IndexFacts): Page {
+  // Not in the template: there the formatter would indent the second line.
+  const commands = `sotto login ${facts.origin.replace('https://', '')}\nsotto http 3000`
   return layout(
     `sotto relay ${facts.domain}`,
     html`
@@ -60,8 +62,7 @@ export function indexPage(facts: IndexFacts): Page {
               : ''}
               </table>
               <h2>Publish a local port</h2>
-              <pre>sotto login ${facts.origin.replace('https://', '')}
-      sotto http 3000</pre>
+              <pre>${commands}</pre>
               <h2>This relay's identity</h2>
               <p><code>${facts.fingerprint}</code></p>
               <p
