@@ -25,10 +25,18 @@ export interface Datagrams {
   close(): Promise<void>
 }
 
+export interface RetiringListener extends Listener {
+  /** Accepts no more; what is open goes on. */
+  retire(): void
+}
+
 export interface PublicPortsNet {
   /** Runs `run` when the events at hand have been handled: `setImmediate`. */
   later(run: () => void): void
-  listen(at: { host: string; port: number }, accepted: (conn: Conn) => void): Promise<Listener>
+  listen(
+    at: { host: string; port: number },
+    accepted: (conn: Conn) => void,
+  ): Promise<RetiringListener>
   udp(
     at: { host: string; port: number },
     received: (bytes: Uint8Array, from: { address: string; port: number }) => void,
@@ -94,6 +102,7 @@ export class PublicPorts {
     }
   }
 
+  /** Gives the port back. Visitors of TCP finish; flows of UDP end. */
   async close(name: string): Promise<void> {
     const opening = this.#open.get(name)
     if (!opening) return
@@ -153,7 +162,8 @@ export class PublicPorts {
         conn.abort()
       })
     })
-    return { port: listener.port, close: () => listener.close() }
+    // Whoever is here stays as long as the agent serves them, as with names; `Visitors` ends them with the relay.
+    return { port: listener.port, close: () => Promise.resolve(listener.retire()) }
   }
 
   #admits(endpoint: Endpoint | undefined, address: string): endpoint is Endpoint {

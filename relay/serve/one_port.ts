@@ -3,13 +3,13 @@
  * runtime. What differs is handed in: the sockets, and the HTTPS server that makes links.
  */
 import type { Timer } from '../../core/clock.ts'
-import type { Conn, Listener } from '../../core/socket.ts'
+import type { Conn } from '../../core/socket.ts'
 import { inspectableScope, relayGateway } from '../backends.ts'
 import { BehindProxy } from '../behind_proxy.ts'
 import type { CertificatePair } from '../certificate.ts'
 import type { Gateway } from '../gateway.ts'
 import { errorFields } from '../log.ts'
-import type { PublicPortsNet } from '../public_ports.ts'
+import type { PublicPortsNet, RetiringListener } from '../public_ports.ts'
 import { Relay } from '../relay.ts'
 import { watch } from '../store/watch.ts'
 import type { AcmeHost } from './acme.ts'
@@ -28,9 +28,7 @@ const LAST_PEEK_MS = 200
 /** Servers with certificates of before, kept for the links that they carry. */
 const GENERATIONS_MAX = 4
 
-export interface PublicListener extends Listener {
-  /** Accepts no more; what is open goes on. */
-  retire(): void
+export interface PublicListener extends RetiringListener {
   /** New connections come here from now on, not to the one that listened before; false: they are shared. */
   steer?(): boolean
 }

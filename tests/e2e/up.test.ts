@@ -281,20 +281,24 @@ test('a file that is wrong is told, and what runs goes on; the next one is taken
 test('a tunnel that is removed takes no new visitor, and lets the old ones finish', async () => {
   const keep = `  keep: {tcp: ${portA}, e2ee: false}\n`
   const running = await start(
-    `${head()}${keep}  web: {http: ${portA}}\n  tls: {tcp: ${portA}, public: true}\n`,
+    `${head()}${keep}  web: {http: ${portA}}\n  tls: {tcp: ${portA}, public: true}\n` +
+      `  raw: {tcp: ${portA}, e2ee: false}\n`,
   )
-  const [kept, web, tls] = await running.states()
-  const chatters = [await chat(kept!), await chat(web!), await chat(tls!)]
+  const [kept, web, tls, raw] = await running.states()
+  const chatters = [await chat(kept!), await chat(web!), await chat(tls!), await chat(raw!)]
   const saved = await running.save(head() + keep)
-  assert.equal(saved['removed'], ['web', 'tls'])
+  assert.equal(saved['removed'], ['web', 'tls', 'raw'])
   await Promise.all(chatters.map((chatter) => chatter.more(ROUNDS_AFTER)))
   const refused = await chat(web!).then(() => 'served', (error) => String(error.actual))
   assert.match(refused, /unrecognized|alert|closed|reset/i)
+  const closed = await chat(raw!).then(() => 'served', (error) => String(error.actual))
+  assert.match(closed, /refused|connect/i)
   const after = await running.states()
   assert.equal(after.map(({ tunnel, state }) => [tunnel, state]), [
     ['keep', 'up'],
     ['web', 'draining'],
     ['tls', 'draining'],
+    ['raw', 'draining'],
   ])
   for (const chatter of chatters) chatter.close()
 })

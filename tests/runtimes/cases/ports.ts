@@ -77,6 +77,11 @@ export const portCases: Cases = (test, bed) => {
         return true
       }
     }, 'the end of the port')
+    stream.write(utf8('221 bye'))
+    assert.is((await visitor.take(7)).toString(), '221 bye', 'who was there stays')
+    const again = await agent.claim(name, { mode: 'raw', port })
+    assert.is(again['port'], port, 'the port is free, whoever is still on it')
+    visitor.conn.raw.destroy()
   })
 
   test('a port is asked for by number, within the range, and only once', async () => {
