@@ -120,7 +120,7 @@ export function relayOf(
   if (named) return parseRelay(named, 'SOTTO_RELAY')
   if (kept !== undefined) return parseRelay(kept, 'the profile')
   throw new TunnelError('relay/none', 'Cannot join a relay: none is named', {
-    hint: 'Say --relay URL, set SOTTO_RELAY, or run one of your own with "sotto relay".',
+    hint: 'Log in to one: sotto login RELAY. Or run one of your own: sotto relay',
   })
 }
 
@@ -158,7 +158,7 @@ export function credentialOf(secret: string | undefined): Credential {
   throw new TunnelError(
     'relay/credential',
     'Cannot use the API key: found a text that begins with none of sk_, ft_ and ak_',
-    { hint: 'Set SOTTO_API_KEY to the key as "sotto relay keys create" printed it.' },
+    { hint: 'Give the whole key, as "sotto relay keys create" printed it.' },
   )
 }
 

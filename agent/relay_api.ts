@@ -54,7 +54,8 @@ export class RelayApi {
   async call(method: Method, path: string, body?: unknown): Promise<unknown> {
     if (this.#secret === undefined) {
       throw new TunnelError('relay/credential', 'Cannot ask the relay: no API key is set', {
-        hint: 'Set SOTTO_API_KEY, or SOTTO_ADMIN_KEY for what an operator does.',
+        hint:
+          'Log in: sotto login RELAY. An operator: sotto login RELAY --prompt-key, with the admin key.',
       })
     }
     const content = body === undefined

@@ -367,7 +367,7 @@ export class Relay implements MemberOwner {
       authorised = { scope, grant: `open/${member.agent}`, allows: ANY_NAME }
     } else {
       throw new TunnelError('admit/credential', 'Cannot admit the link: found no credential', {
-        hint: 'Set SOTTO_API_KEY, or put the key into the profile with "sotto relay keys".',
+        hint: 'Log in first: sotto login RELAY. Or set SOTTO_API_KEY.',
       })
     }
     if (registry.isBlocked(undefined, authorised.scope)) {

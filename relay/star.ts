@@ -223,7 +223,7 @@ export class Star implements MemberOwner {
       grant = await this.#ports.directory.admit({ ...link, scope })
     } else {
       throw new TunnelError('admit/credential', 'Cannot admit the link: found no credential', {
-        hint: 'Set SOTTO_API_KEY, or put the key into the profile with "sotto relay keys".',
+        hint: 'Log in first: sotto login RELAY. Or set SOTTO_API_KEY.',
       })
     }
     try {

@@ -8,6 +8,8 @@ import type { World } from '../world.ts'
 /** Width of the first column of tables; longer entries get a line of their own. */
 const COLUMN = 28
 const WIDTH = 100
+/** More commands are not listed in a hint. */
+const LISTED_MAX = 6
 
 export interface Flag {
   /** Long name without dashes. */
@@ -170,6 +172,23 @@ export function renderPage(page: Page): string {
     ...(page.more === undefined ? [] : ['', page.more.trimEnd()]),
     '',
   ].join('\n')
+}
+
+/** What to say to a word that is no command; with the one that was probably meant. */
+export async function unknownVerb(
+  { path, typed, known }: { path: readonly string[]; typed: string; known: readonly string[] },
+): Promise<TunnelError> {
+  // Loaded here: whoever types no wrong word does not wait for it.
+  const { nearest } = await import('../config_words.ts')
+  const name = path.join(' ')
+  const near = nearest(typed, known)
+  return new TunnelError('cli/unknown', `Cannot run "${name} ${typed}": there is no such command`, {
+    hint: near !== undefined
+      ? `Did you mean "${name} ${near}"? "${name} --help" lists all.`
+      : known.length > LISTED_MAX
+      ? `"${name} --help" lists the commands.`
+      : `The commands: ${known.join(', ')}.`,
+  })
 }
 
 /** Two columns; the second is broken at `WIDTH`. */

@@ -7,7 +7,7 @@ import { asTunnelError, TunnelError } from '../../core/errors.ts'
 import { inProfile } from '../profiles.ts'
 import { VERSION } from '../version.ts'
 import type { StopReason, World } from '../world.ts'
-import { PROFILE_FLAG, renderPage, table } from './page.ts'
+import { PROFILE_FLAG, renderPage, table, unknownVerb } from './page.ts'
 import type { Command, Flag, Given, Page } from './page.ts'
 
 const EXIT_ERROR = 1
@@ -406,6 +406,7 @@ export async function runProgram(typed: readonly string[], world: World): Promis
       stdout.write(found.text)
       return 0
     }
+    if (found.kind === 'unknown') throw await unknownVerb(found)
     const command = await found.verb.load!()
     // Words of a program that follow are not ours.
     json = found.rest.slice(0, splitRest(command.page, found.rest).at).includes('--json')
@@ -483,7 +484,10 @@ export function describeError({ message, hint, code }: TunnelError): string {
   return `${message}\n${hint ?? `More about it: sotto explain ${code}`}`
 }
 
-type Found = { kind: 'text'; text: string } | { kind: 'verb'; verb: Verb; rest: string[] }
+type Found =
+  | { kind: 'text'; text: string }
+  | { kind: 'verb'; verb: Verb; rest: string[] }
+  | { kind: 'unknown'; path: string[]; typed: string; known: string[] }
 
 /** Walks down the tree of verbs as far as words lead. */
 function find(argv: readonly string[]): Found {
@@ -503,11 +507,7 @@ function find(argv: readonly string[]): Found {
     return { kind: 'verb', verb, rest: words }
   }
   if (helps) return { kind: 'text', text: overview(path.join(' '), verb) }
-  throw new TunnelError(
-    'cli/unknown',
-    `Cannot run "${[...path, words[0]].join(' ')}": there is no such command`,
-    { hint: `The commands: ${Object.keys(verb.verbs ?? {}).join(', ')}.` },
-  )
+  return { kind: 'unknown', path, typed: words[0]!, known: Object.keys(verb.verbs ?? {}) }
 }
 
 const ROOT_FLAGS: readonly string[] = [

@@ -57,7 +57,7 @@ export const RELAY: ErrorTable = {
       credential: [
         'The credential for the relay is missing or cannot be read.',
         'SOTTO_API_KEY, or one of SOTTO_CLIENT_CERT and SOTTO_CLIENT_KEY, is not set or names no file.',
-        'Set the variable. The operator makes keys by the command below.',
+        'Log in with "sotto login RELAY", or set the variable. The operator makes keys by the command below.',
         'sotto relay keys create',
       ],
       'take-over': [
@@ -92,7 +92,7 @@ export const RELAY: ErrorTable = {
       none: [
         'No relay is named.',
         'This is the first command on this machine.',
-        'Say --relay URL, set SOTTO_RELAY, or run one of your own.',
+        'Log in to one with "sotto login RELAY"; or say --relay URL, set SOTTO_RELAY, or run one of your own.',
         'sotto relay',
       ],
       notice: [

@@ -16,8 +16,10 @@ test.after(() => place.close())
 
 /** Command line, exit code, what the sentence says. */
 const REFUSED: [line: string, code: number, says: RegExp][] = [
-  ['bogus', 2, /"sotto bogus": there is no such command\nThe commands: login, logout, profiles, http, /],
-  ['relay bogus', 2, /"sotto relay bogus"[^]*approve[^]*keys, tokens, certificates, block/],
+  ['quux', 2, /"sotto quux": there is no such command\n"sotto --help" lists the commands/],
+  ['htp 3000', 2, /Did you mean "sotto http"\?/],
+  ['relay aprove', 2, /Did you mean "sotto relay approve"\?/],
+  ['relay quux', 2, /"sotto relay --help" lists the commands/],
   ['relay keys bogus', 2, /create, list, revoke/],
   ['http', 2, /missing required argument 'UPSTREAM'\nSee "sotto http --help"/],
   ['http 3000 4000', 2, /too many arguments/],
@@ -54,7 +56,7 @@ const REFUSED: [line: string, code: number, says: RegExp][] = [
   ['http 3000 --relay https://relay.example/x', 2, /a URL with a path/],
   ['http 3000 --relay ftp://relay.example', 2, /expected https/],
   ['http 3000 --relay-fingerprint SHA256:short', 2, /Cannot read fingerprint/],
-  ['http 3000', 1, /none is named\nSay --relay URL, set SOTTO_RELAY/],
+  ['http 3000', 1, /none is named\nLog in to one: sotto login RELAY/],
   ['tcp 5432 --allow alice --public', 2, /--allow together with --public/],
   ['tcp 5432 --allow SHA256:x', 2, /no whole fingerprint/],
   ['tcp 5432 --e2ee=false --public', 2, /--public together with --e2ee=false/],
@@ -106,7 +108,7 @@ test('with --json the error is an object on standard output as well', async () =
     event: 'error',
     code: 'relay/none',
     message: 'Cannot join a relay: none is named',
-    hint: 'Say --relay URL, set SOTTO_RELAY, or run one of your own with "sotto relay".',
+    hint: 'Log in to one: sotto login RELAY. Or run one of your own: sotto relay',
   }])
 })
 
