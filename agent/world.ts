@@ -150,6 +150,8 @@ export interface TerminalOutput {
   readonly isTTY: boolean
   /** Width in characters; 80 where nothing says. */
   readonly columns: number
+  /** Height in lines, where something says. */
+  readonly rows?: number
 }
 
 /** Paths are absolute. Every failure is a `TunnelError` `files/…` that names the path. */

@@ -18,6 +18,10 @@ import { RelayApi } from '../relay_api.ts'
 import type { World } from '../world.ts'
 
 const KEY_BYTES_MAX = 4096
+/** Of a terminal that does not say. */
+const ROWS_USUAL = 24
+/** What stands beneath the QR code. */
+const WORDS_ROWS = 8
 
 interface LoginOptions {
   choice: RelayChoice
@@ -128,7 +132,16 @@ async function shownKey(
     from = keyFile
     const path = keyFile.startsWith('/') ? keyFile : `${world.directory}/${keyFile}`
     const content = await world.files.read(path, { bytesMax: KEY_BYTES_MAX })
-    secret = content && text(content).trim()
+    if (!content) {
+      throw new TunnelError(
+        'relay/credential',
+        `Cannot read a key from ${path}: found no such file`,
+        {
+          hint: 'Without --key-file, "sotto login RELAY" shows a code to approve.',
+        },
+      )
+    }
+    secret = text(content).trim()
   } else if (promptKey) {
     from = 'the prompt'
     secret = (await world.terminal.prompt({
@@ -171,6 +184,14 @@ async function showCode(
 ): Promise<void> {
   const { terminal, crypto } = world
   const print = fingerprint(crypto, joining.identity.public)
+  const isWatched = terminal.stdout.isTTY && !screen.isJson
+  // A picture says nothing to who has the lines read out.
+  if (isWatched && !screen.looks.plain) {
+    const { lines, width } = await qrPicture(pageWithCode, screen.looks)
+    const { columns, rows = ROWS_USUAL } = terminal.stdout
+    // Above the words, and only with room for all: what is to be typed must not scroll away.
+    if (width <= columns && lines.length + WORDS_ROWS <= rows) screen.print(['', ...lines])
+  }
   screen.show('code', [
     { name: 'page', value: page, line: `to be let in, open  ${page}`, whole: true },
     { name: 'code', value: userCode, line: `and enter the code  ${userCode}` },
@@ -184,13 +205,9 @@ async function showCode(
       whole: true,
     },
   ])
-  if (!terminal.stdout.isTTY || screen.isJson) return
-  // A picture says nothing to who has the lines read out.
-  if (!screen.looks.plain) {
-    const { lines, width } = await qrPicture(pageWithCode, screen.looks)
-    if (width <= terminal.stdout.columns) terminal.stdout.write(`${lines.join('\n')}\n\n`)
+  if (isWatched) {
+    terminal.stderr.write(`waiting for ${Math.round(seconds / 60)} minutes; Ctrl-C gives up\n`)
   }
-  terminal.stderr.write(`waiting for ${Math.round(seconds / 60)} minutes; Ctrl-C gives up\n`)
 }
 
 export const login = command<LoginOptions>({

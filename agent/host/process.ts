@@ -76,6 +76,7 @@ function output(stream: NodeJS.WriteStream): TerminalOutput {
     get columns() {
       return stream.columns || 80
     },
+    ...(stream.rows > 0 ? { rows: stream.rows } : {}),
   }
 }
 
