@@ -1,5 +1,6 @@
 /** Gathers the one `World` of this process. Called once, by `main.ts`. */
 import * as nodeCrypto from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import * as os from 'node:os'
 import { fastCrypto } from '../../core/crypto.ts'
 import type { World } from '../world.ts'
@@ -45,10 +46,15 @@ export function hostWorld(options: { signal?: AbortSignal } = {}): World {
 }
 
 function userName(): string {
+  const named = process.env['USER'] || process.env['LOGNAME']
+  if (named) return named
   try {
-    return os.userInfo().username
+    // Bun's userInfo() knows the variables alone, which a bare shell or a service does not set.
+    const row = `:${process.getuid?.()}:`
+    const line = readFileSync('/etc/passwd', 'utf8').split('\n')
+      .find((one) => one.replace(/^[^:]*:[^:]*/, '').startsWith(row))
+    return line?.split(':')[0] || 'user'
   } catch {
-    // A user without an entry in the system's list, as in many containers.
-    return process.env['USER'] ?? 'user'
+    return process.env['USERNAME'] || 'user'
   }
 }
