@@ -142,7 +142,8 @@ export class ServedTunnel {
       name,
       kind,
       mode,
-      upstream: upstream.text,
+      // What is no HTTP is not named as if it were.
+      upstream: kind === 'http' ? upstream.text : upstream.text.replace(/^http:\/\//, ''),
       state: this.standing,
       ...(place && url !== undefined ? { url } : {}),
       ...(address === undefined ? {} : { address }),
