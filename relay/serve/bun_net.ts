@@ -118,9 +118,14 @@ function cannotListen(at: { host: string; port: number }, cause: unknown): Tunne
     : code === 'EACCES'
     ? 'permission denied'
     : String((cause as Error).message)
+  const hint = code === 'EADDRINUSE'
+    ? 'Choose another port with --port, or stop the program that has it.'
+    : code === 'EACCES'
+    ? 'A port below 1024 is for root, or for "sotto service install relay". Or choose another with --port.'
+    : 'Choose another address with --host, or another port with --port.'
   return new TunnelError(
     code === 'EADDRINUSE' ? 'listen/taken' : 'listen/failed',
     `Cannot listen on ${at.host}:${at.port}: ${why}`,
-    { hint: 'Choose another port with --port, or stop the program that has it.', cause },
+    { hint, cause },
   )
 }
