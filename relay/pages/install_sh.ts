@@ -180,7 +180,10 @@ fetch() {
     hint=
     case $code in
     # "Certificate" to curl and to wget.
-    60 | 5) hint="Is this machine's clock right? It says $(date)." ;;
+    60 | 5)
+      hint="Is this machine's clock right? It says $(date).
+If no CA of this machine vouches for the relay: CURL_CA_BUNDLE=FILE names one to curl,
+ca_certificate=FILE in ~/.wgetrc to wget." ;;
     23 | 3) hint="Is there room in $dir?" ;;
     esac
     fail "Cannot download $url: $loader ended with $code" "$hint"
