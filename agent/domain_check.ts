@@ -150,7 +150,7 @@ async function authorities(resolver: Asks, asked: DomainQuestion): Promise<Findi
       what: 'caa',
       state: 'warning',
       found:
-        'no CAA: any CA may vouch for it, to whoever shows that visitors come to him, the relay too',
+        'no CAA: any CA may vouch for it, to whoever shows that visitors come to them, the relay too',
       set,
     }
   }
