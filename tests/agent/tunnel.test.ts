@@ -1,0 +1,475 @@
+/**
+ * Agreements on tunnels between two agents on a real relay, with real devices: packets pass, nobody gets
+ * in without the right, whoever loses it is out at once, and a lost session is opened anew under the same
+ * address.
+ */
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { parseNetwork } from '../../core/address.ts'
+import { AgreementReader, encodeAgreement } from '../../core/agreement.ts'
+import type { Agreed, AgreementMessage } from '../../core/agreement.ts'
+import { hex } from '../../core/bytes.ts'
+import { isTunnelError } from '../../core/errors.ts'
+import { formatKey } from '../../core/key.ts'
+import { join } from '../../agent/join.ts'
+import type { Joining } from '../../agent/join.ts'
+import { Presence } from '../../agent/presence.ts'
+import type { World } from '../../agent/world.ts'
+import { Device, Driver } from '../../agent/wireguard-wasm/index.ts'
+import { loadModule } from '../../agent/wireguard-wasm/load_file.ts'
+import type { PeerTable } from '../../agent/wireguard/peer_table.ts'
+import { RELAY_PATH, RelayPath } from '../../agent/wireguard/relay_path.ts'
+import { TunnelClient } from '../../agent/wireguard/tunnel_client.ts'
+import type { TunnelState } from '../../agent/wireguard/tunnel_client.ts'
+import { TunnelServer } from '../../agent/wireguard/tunnel_server.ts'
+import type { Member, TunnelServerPorts } from '../../agent/wireguard/tunnel_server.ts'
+import { testWorld } from '../support/agent_world.ts'
+import type { TestWorld } from '../support/agent_world.ts'
+import { Scene } from '../support/scene.ts'
+import type { RelayHome } from '../support/scene.ts'
+
+// seconds: 120
+const test = suite('agent/tunnel')
+const module = await loadModule()
+
+/** A device with its driver and its way through the relay. */
+class Engine {
+  readonly device: Device
+  readonly driver: Driver
+  readonly channels = new RelayPath()
+  readonly table: PeerTable
+  readonly packets: string[] = []
+  #heard: (() => void)[] = []
+
+  constructor(privateKey: Uint8Array) {
+    const device = this.device = new Device({ module, privateKey })
+    this.driver = new Driver(device, {
+      onPackets: (packets) => {
+        packets.each((packet) => void this.packets.push(hex(packet)))
+        for (const run of this.#heard.splice(0)) run()
+      },
+    })
+    this.driver.addPath(RELAY_PATH, this.channels)
+    const driver = this.driver
+    this.table = {
+      get publicKey() {
+        return device.publicKey
+      },
+      addPeer: (options) => device.addPeer(options),
+      wake: () => driver.wake(),
+    }
+  }
+
+  send(packet: Uint8Array): void {
+    assert.ok(this.device.send(packet))
+    this.driver.wake()
+  }
+
+  async until(packet: Uint8Array): Promise<void> {
+    while (!this.packets.includes(hex(packet))) {
+      await new Promise<void>((resolve) => void this.#heard.push(resolve))
+    }
+  }
+
+  close(): void {
+    this.driver.close()
+    this.channels.close()
+  }
+}
+
+/** An IPv4 packet of nobody's protocol. */
+function packetOf(from: Uint8Array, to: Uint8Array, length = 60): Uint8Array {
+  const packet = new Uint8Array(length)
+  packet.set([0x45, 0, length >> 8, length & 255, 0, 0, 0, 0, 64, 253, 0, 0])
+  packet.set(from, 12)
+  packet.set(to, 16)
+  return packet
+}
+
+interface Actor {
+  presence: Presence
+  joining: Joining
+  key: string
+  test: TestWorld
+  cut(key: string): void
+}
+
+let scene: Scene
+let relay: RelayHome
+let env: Record<string, string>
+let actors: Actor[]
+let engines: Engine[]
+let closes: (() => void)[]
+
+test.before.each(async () => {
+  scene = await Scene.make()
+  relay = await scene.relay()
+  env = await scene.friend(relay, 'team')
+  actors = []
+  engines = []
+  closes = []
+})
+test.after.each(async () => {
+  for (const close of closes) close()
+  for (const engine of engines) engine.close()
+  for (const { presence, test } of actors) {
+    presence.close()
+    await test.close()
+  }
+  await scene.close()
+})
+
+async function enter(name: string): Promise<Actor> {
+  const t = await testWorld(env)
+  const links: { url: string; end(): void }[] = []
+  const world: World = {
+    ...t.world,
+    link: {
+      open: async (url, options) => {
+        const opened = await t.world.link.open(url, options)
+        links.push({ url, end: () => opened.socket.terminate() })
+        return opened
+      },
+    },
+  }
+  const choice = { relay: undefined, fingerprint: relay.fingerprint }
+  const joining = await join(world, choice, () => {})
+  const presence = await Presence.open(world, { joining, tell() {} })
+  const actor: Actor = {
+    presence,
+    joining,
+    key: formatKey(joining.identity.public),
+    test: t,
+    cut: (key) => links.filter(({ url }) => url.endsWith(key)).forEach((link) => link.end()),
+  }
+  actors.push(actor)
+  await presence.ready()
+  await presence.agent.announce(name)
+  return actor
+}
+
+function engine(who: Actor, privateKey?: Uint8Array): Engine {
+  const made = new Engine(privateKey ?? who.test.world.crypto.randomBytes(32))
+  engines.push(made)
+  return made
+}
+
+async function allow(server: Actor, client: Actor, services: 'wg'[] = ['wg']): Promise<void> {
+  await server.joining.profile.changeAccess((rules) => ({
+    rules: [...rules, { peer: client.key, services }],
+    answer: undefined,
+  }))
+}
+
+interface Serving {
+  engine: Engine
+  server: TunnelServer
+  joined: Member[]
+  left: string[]
+  leases: Map<string, number>
+}
+
+function serve(who: Actor, options: Partial<TunnelServerPorts> = {}): Serving {
+  const { crypto, clock } = who.test.world
+  const made = engine(who)
+  const joined: Member[] = []
+  const left: string[] = []
+  const leases = new Map<string, number>()
+  const server = new TunnelServer({
+    clock,
+    crypto,
+    peers: who.presence.peers,
+    table: made.table,
+    channels: made.channels,
+    lease: (key, { number }) => {
+      const holder = `${key}/${number}`
+      const host = leases.get(holder) ?? leases.size + 2
+      leases.set(holder, host)
+      const address6 = new Uint8Array(16)
+      address6.set([0xfd, 7])
+      address6[15] = host
+      return Promise.resolve({
+        address4: { bytes: Uint8Array.of(100, 80, 1, host), bits: 24 },
+        address6: { bytes: address6, bits: 64 },
+        release() {},
+      })
+    },
+    offer: () => ({
+      relayMtu: 1420,
+      directMtu: 1420,
+      dns: [],
+      routes: [parseNetwork('192.168.1.0/24')!],
+      endpoints: [],
+    }),
+    joined: (member) => void joined.push(member),
+    left: (_, why) => void left.push(why),
+    ...options,
+  })
+  closes.push(() => server.close())
+  return { engine: made, server, joined, left, leases }
+}
+
+interface Asking {
+  client: TunnelClient
+  engine(): Engine
+  states: TunnelState[]
+  until(kind: TunnelState['kind']): Promise<TunnelState>
+}
+
+function ask(who: Actor, name = 'office'): Asking {
+  const { crypto, clock } = who.test.world
+  const states: TunnelState[] = []
+  let heard: (() => void)[] = []
+  let made: Engine | undefined
+  const client = new TunnelClient({
+    clock,
+    crypto,
+    peers: who.presence.peers,
+    name,
+    taken: () => [],
+    endpoints: () => [],
+    device: (privateKey) => {
+      if (made) made.device.setPrivateKey(privateKey)
+      else made = engine(who, privateKey)
+      return Promise.resolve({ table: made.table, channels: made.channels })
+    },
+    changed: (state) => {
+      states.push(state)
+      for (const run of heard.splice(0)) run()
+    },
+  })
+  closes.push(() => client.close())
+  let seen = 0
+  return {
+    client,
+    engine: () => made!,
+    states,
+    async until(kind) {
+      for (;;) {
+        while (seen < states.length) {
+          const state = states[seen++]!
+          if (state.kind === kind) return state
+        }
+        await new Promise<void>((resolve) => void heard.push(resolve))
+      }
+    },
+  }
+}
+
+const HOST = Uint8Array.of(192, 168, 1, 100)
+
+test('packets pass both ways through the relay, sealed by keys that were agreed in a session', async () => {
+  const [server, client] = [await enter('office'), await enter('laptop')]
+  await allow(server, client)
+  const served = serve(server)
+  const asking = ask(client)
+  const agreed = await asking.client.open()
+  assert.equal([...agreed.address4.bytes], [100, 80, 1, 2])
+  assert.equal([...agreed.key], [...served.engine.device.publicKey])
+  const request = packetOf(agreed.address4.bytes, HOST)
+  asking.engine().send(request)
+  await served.engine.until(request)
+  const answer = packetOf(HOST, agreed.address4.bytes, 1400)
+  served.engine.send(answer)
+  await asking.engine().until(answer)
+  assert.is(served.joined.length, 1)
+  assert.is(served.joined[0]!.peer.key, client.key)
+  // The one that was agreed, and no other.
+  assert.ok(served.joined[0]!.wireguard.stats().lastHandshakeMs !== undefined)
+})
+
+test('whoever has no right is refused, and no key of theirs is kept', async () => {
+  const [server, client] = [await enter('office'), await enter('laptop')]
+  const served = serve(server)
+  await ask(client).client.open().then(
+    () => assert.unreachable(),
+    (error) => assert.is(error.code, 'session/refused'),
+  )
+  assert.is(served.engine.device.peers.length, 0)
+})
+
+test('a right that is taken back ends the tunnel at once, and the client tries no more', async () => {
+  const [server, client] = [await enter('office'), await enter('laptop')]
+  await allow(server, client)
+  const served = serve(server)
+  const asking = ask(client)
+  await asking.client.open()
+  await server.joining.profile.changeAccess(() => ({ rules: [], answer: undefined }))
+  await served.server.recheck()
+  assert.is(served.engine.device.peers.length, 0)
+  assert.is(served.server.members.length, 0)
+  const over = await asking.until('over')
+  assert.is(over.kind === 'over' && over.error?.code, 'network/revoked')
+  assert.is(asking.engine().device.peers.length, 0)
+})
+
+test('a narrower choice of members refuses whom the rules alone would let in', async () => {
+  const [server, client] = [await enter('office'), await enter('laptop')]
+  await allow(server, client)
+  serve(server, { narrows: () => false })
+  await ask(client).client.open().then(
+    () => assert.unreachable(),
+    (error) => assert.is(error.code, 'session/refused'),
+  )
+})
+
+test('two processes of one identity have an address each; the first keeps its own', async () => {
+  const [server, client] = [await enter('office'), await enter('laptop')]
+  await allow(server, client)
+  const served = serve(server)
+  const [one, two] = [ask(client), ask(client)]
+  const [first, second] = [await one.client.open(), await two.client.open()]
+  assert.equal([first.address4.bytes[3], second.address4.bytes[3]], [2, 3])
+  for (const [asking, agreed] of [[one, first], [two, second]] as const) {
+    const packet = packetOf(agreed.address4.bytes, HOST)
+    asking.engine().send(packet)
+    await served.engine.until(packet)
+  }
+  // Somebody else's address is not taken, even by one with the right.
+  const before = served.engine.device.stats().drops.foreignSource
+  two.engine().send(packetOf(first.address4.bytes, HOST))
+  const good = packetOf(second.address4.bytes, HOST, 99)
+  two.engine().send(good)
+  await served.engine.until(good)
+  assert.is(served.engine.device.stats().drops.foreignSource, before + 1)
+})
+
+test('a lost way is found again in the same session, with a new pre-shared key', async () => {
+  const [server, client] = [await enter('office'), await enter('laptop')]
+  await allow(server, client)
+  const served = serve(server)
+  const asking = ask(client)
+  const agreed = await asking.client.open()
+  const packet = packetOf(agreed.address4.bytes, HOST)
+  asking.engine().send(packet)
+  await served.engine.until(packet)
+  const [peer] = served.engine.device.peers
+  const before = hex(peer!.state.presharedKey!)
+  client.cut(server.key)
+  for (let length = 61;; length++) {
+    const again = packetOf(agreed.address4.bytes, HOST, length)
+    asking.engine().send(again)
+    const late = new Promise<false>((resolve) => setTimeout(resolve, 200, false))
+    if (await Promise.race([served.engine.until(again).then(() => true), late])) break
+    assert.ok(length < 400, 'it never came')
+  }
+  while (hex(peer!.state.presharedKey!) === before) {
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+  assert.equal(
+    hex(asking.engine().device.peers[0]!.state.presharedKey!),
+    hex(peer!.state.presharedKey!),
+  )
+  assert.is(asking.states.length, 1)
+})
+
+test('a session that ended is opened anew: another key, the same address', async () => {
+  const [server, client] = [await enter('office'), await enter('laptop')]
+  await allow(server, client)
+  const served = serve(server)
+  const asking = ask(client)
+  const agreed = await asking.client.open()
+  await asking.until('up')
+  const key = hex(asking.engine().device.publicKey)
+  server.presence.peers.sessions[0]!.close()
+  const up = await asking.until('up') as { agreed: Agreed }
+  assert.equal([...up.agreed.address4.bytes], [...agreed.address4.bytes])
+  assert.is.not(hex(asking.engine().device.publicKey), key)
+  const packet = packetOf(agreed.address4.bytes, HOST)
+  asking.engine().send(packet)
+  await served.engine.until(packet)
+  assert.is(served.engine.device.peers.length, 1)
+})
+
+/** One who holds the right and speaks as it likes; what the server says. */
+async function speak(client: Actor, said: Uint8Array[]): Promise<AgreementMessage[]> {
+  const { session } = await client.presence.peers.open('office', 'wg')
+  const stream = session.open()
+  const reader = new AgreementReader()
+  const heard: AgreementMessage[] = []
+  await new Promise<void>((resolve) => {
+    stream.handle({
+      data: (bytes) => void heard.push(...reader.push(bytes)),
+      end: resolve,
+      closed: () => resolve(),
+    })
+    for (const bytes of said) stream.write(bytes)
+  })
+  session.close()
+  return heard
+}
+
+test('hostile members are refused by name, and leave nothing behind', async () => {
+  const [server, client] = [await enter('office'), await enter('laptop')]
+  await allow(server, client)
+  const served = serve(server)
+  const propose = (fields: object = {}): Uint8Array =>
+    encodeAgreement({
+      kind: 'propose',
+      key: client.test.world.crypto.randomBytes(32),
+      nonce: new Uint8Array(32),
+      channel: client.test.world.crypto.randomBytes(16),
+      taken: [],
+      endpoints: [],
+      ...fields,
+    })
+  const renew = encodeAgreement({ kind: 'renew', nonce: new Uint8Array(32) })
+  const version = propose()
+  version[5] = 9
+  const rows: [claim: string, said: Uint8Array[], reason: string][] = [
+    ['another version', [version], 'version'],
+    ['bytes of nothing', [Uint8Array.of(1, 2, 3, 4)], 'order'],
+    ['a renewal before anything', [renew], 'order'],
+    ['two proposals', [propose(), propose()], 'order'],
+    [
+      'the word of a server',
+      [encodeAgreement({ kind: 'renewed', nonce: new Uint8Array(32) })],
+      'order',
+    ],
+    ["the server's own key", [propose({ key: served.engine.device.publicKey })], 'fault'],
+  ]
+  for (const [claim, said, reason] of rows) {
+    const heard = await speak(client, said)
+    const last = heard.at(-1)!
+    assert.is(last.kind === 'refused' && last.reason, reason, claim)
+    assert.is(served.engine.device.peers.length, 0, claim)
+    assert.is(served.server.members.length, 0, claim)
+  }
+})
+
+test("a member cannot take another's key or channel", async () => {
+  const [server, client, other] = [await enter('office'), await enter('laptop'), await enter('eve')]
+  await allow(server, client)
+  await allow(server, other)
+  const served = serve(server)
+  const asking = ask(client)
+  const agreed = await asking.client.open()
+  const { publicKey } = asking.engine().device
+  const heard = await speak(other, [
+    encodeAgreement({
+      kind: 'propose',
+      key: publicKey,
+      nonce: new Uint8Array(32),
+      channel: new Uint8Array(16),
+      taken: [],
+      endpoints: [],
+    }),
+  ])
+  assert.is(heard.at(-1)!.kind, 'refused')
+  const packet = packetOf(agreed.address4.bytes, HOST)
+  asking.engine().send(packet)
+  await served.engine.until(packet)
+})
+
+test('a network that nobody serves is said to be away', async () => {
+  const client = await enter('laptop')
+  try {
+    await ask(client).client.open()
+    assert.unreachable()
+  } catch (error) {
+    assert.ok(isTunnelError(error))
+    assert.is(error.code, 'dial/unknown')
+  }
+})
+
+test.run()
