@@ -42,6 +42,9 @@ const SESSION_KEY_HEAD =
   `# The key of this agent's sessions, which its passport names. Keep it private; without it
 # another is made, and peers learn it from the next passport.`
 
+const WIREGUARD_KEY_HEAD =
+  `# The WireGuard key of a network that this agent serves. Keep it private.`
+
 /** X25519, for sessions; docs/protocol.md §10. */
 export interface SessionKey {
   /** 32 bytes, secret. */
@@ -217,6 +220,23 @@ export class Profile {
       )
       return { private32, public32: this.#world.crypto.x25519Public(private32) }
     })
+  }
+
+  /** The WireGuard key of a network that this profile serves; made on first use. Throws the same. */
+  async wireguardKey(network: string): Promise<SessionKey> {
+    const path = `${this.configDir}/wireguard/${network}.key`
+    const hint = `Move ${path} away and another is made; stock clients have to be told.`
+    const read = (): Promise<Uint8Array | undefined> =>
+      this.#readKey(path, { label: 'private', hint })
+    const private32 = await read() ?? await this.locked(`wireguard-${network}`, async () => {
+      const existing = await read()
+      if (existing) return existing
+      const made = this.#world.crypto.randomBytes(KEY_BYTES)
+      const line = `private: ${base32nopad.encode(made).toLowerCase()}`
+      await this.#world.files.write(path, utf8([WIREGUARD_KEY_HEAD, line, ''].join('\n')))
+      return made
+    })
+    return { private32, public32: this.#world.crypto.x25519Public(private32) }
   }
 
   get #sessionKeyPath(): string {

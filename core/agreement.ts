@@ -16,7 +16,7 @@
  * 16 bytes. Each message is an envelope (§10) on the session's only stream; one set of facts has one
  * encoding. Integers are big-endian. docs/protocol.md §17.
  */
-import type { Network } from './address.ts'
+import { formatAddress, isWithin, type Network } from './address.ts'
 import { ByteReader, ByteWriter, concat, utf8 } from './bytes.ts'
 import { KEY_BYTES } from './crypto.ts'
 import { encodeEnvelope, EnvelopeReader, type EnvelopeSizes } from './envelope.ts'
@@ -236,16 +236,23 @@ function readKey(reader: ByteReader): Uint8Array {
   return key
 }
 
-/** 100.64.0.0/10 (RFC 6598) and fd00::/8 (RFC 4193) alone: a server must not hand out others' addresses. */
+/** Private alone (RFC 6598, RFC 1918, RFC 4193): a server must not hand out the addresses of others. */
+const PRIVATE: readonly Network[] = [
+  { bytes: Uint8Array.of(100, 64, 0, 0), bits: 10 },
+  { bytes: Uint8Array.of(10, 0, 0, 0), bits: 8 },
+  { bytes: Uint8Array.of(172, 16, 0, 0), bits: 12 },
+  { bytes: Uint8Array.of(192, 168, 0, 0), bits: 16 },
+]
+
 function readOwn(reader: ByteReader, length: 4 | 16): Network {
   const bytes = reader.bytes(length)
   const bits = reader.u8()
   const fits = length === 4
-    ? bytes[0] === 100 && (bytes[1]! & 0xc0) === 64 && bits >= 10 && bits <= 30
+    ? isWithin(formatAddress(bytes), PRIVATE) && bits >= 12 && bits <= 30
     : bytes[0] === 0xfd && bits >= 48 && bits <= 126
   if (fits) return { bytes, bits }
-  const found = length === 4 ? `${bytes.join('.')}/${bits}` : `an IPv6 address of /${bits}`
-  throw wrong('address', found, 'one of 100.64.0.0/10 or of fd00::/8')
+  const found = `${formatAddress(bytes)}/${bits}`
+  throw wrong('address', found, 'a private one, of 100.64.0.0/10 or of fd00::/8')
 }
 
 function familyOf(address: Uint8Array): number {
