@@ -54,11 +54,13 @@ const PLAIN_FIELDS = [
   'log',
   'level',
 ]
+const LOGIN = /:\/\/([^/\s]*)@/
 /** What looks like a secret, wherever it stands. */
 const PATTERNS: readonly (readonly [RegExp, string])[] = [
   [/-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(-----END [A-Z ]*PRIVATE KEY-----|$)/g, REMOVED],
   [/\b(sk|ak|ft|tk|ek)_[A-Za-z0-9_-]{6,}/g, REMOVED],
-  [/([a-z][a-z0-9+.-]*:\/\/)[^\s/@"']*@/gi, `$1${REMOVED}@`],
+  // Up to the last one: a password may hold another.
+  [/([a-z][a-z0-9+.-]*:\/\/)[^\s/"']*@/gi, `$1${REMOVED}@`],
   [/\b(Bearer|Basic)\s+[A-Za-z0-9+/_=.-]{6,}/gi, `$1 ${REMOVED}`],
   [
     /\b(seed|private|password|passwd|secret|token|api[-_]?key)(["']?\s*[:=]\s*["']?)[^\s"',}\\]+/gi,
@@ -110,10 +112,17 @@ function environment(env: World['env']): Record<string, string> {
   return Object.fromEntries(
     Object.entries(env).flatMap(([name, value]): [string, string][] => {
       if (value === undefined) return []
-      if (PLAIN_VARIABLES.includes(name) || PROXY_VARIABLE.test(name)) return [[name, value]]
+      if (PLAIN_VARIABLES.includes(name) || PROXY_VARIABLE.test(name)) {
+        return [[name, withoutLogin(value)]]
+      }
       return name.startsWith('SOTTO_') ? [[name, value === '' ? '' : REMOVED]] : []
     }),
   )
+}
+
+/** A proxy may be written without a scheme, and wrongly: whatever stands before its last `@` goes. */
+function withoutLogin(value: string): string {
+  return value.replace(/^(\s*[a-z][a-z0-9+.-]*:\/\/|).*@/is, `$1${REMOVED}@`)
 }
 
 /** Names of all fields, values of the harmless ones. */
@@ -172,8 +181,11 @@ async function knownSecrets(world: World, profile: Profile): Promise<string[]> {
   for (const [name, value] of Object.entries(world.env)) {
     if (value === undefined) continue
     if (/KEY|TOKEN|SECRET|PASS|PWD|CRED|AUTH|COOKIE/i.test(name)) secrets.push(value)
-    const login = /:\/\/([^/@\s]*)@/.exec(value)?.[1]
-    if (login !== undefined) secrets.push(login, ...login.split(':'))
+    const login = (PROXY_VARIABLE.test(name) ? /^(?:\s*[a-z][a-z0-9+.-]*:\/\/)?(.*)@/is : LOGIN)
+      .exec(value)?.[1]
+    if (login === undefined) continue
+    const [user] = login.split(':', 1)
+    secrets.push(login, user!, login.slice(user!.length + 1))
   }
   const paths = (await files(world, profile)).map((line) => line.slice(line.indexOf('/')))
   for (const path of paths) {

@@ -240,6 +240,10 @@ test('the bundle holds none of the secrets that were planted', async () => {
     SOTTO_ADMIN_KEY: plant('an admin key of no form'),
     HTTPS_PROXY: `http://carol:${plant('pr0xy-pass')}@127.0.0.1:1`,
     ALL_PROXY: `socks5://dave:${plant('socks-pass%21')}@127.0.0.1:1`,
+    // As curl takes them: without a scheme; and as people get them wrong.
+    http_proxy: `erin:${plant('bare-pass')}@127.0.0.1:1`,
+    HTTP_PROXY: `http://fay:${plant('sla/sh@at-pass')}@127.0.0.1:1`,
+    all_proxy: `socks5://gil:${plant('2@x')}@127.0.0.1:1`,
     AWS_SECRET_ACCESS_KEY: plant('aws/secret/value+1'),
     DATABASE_URL: `postgres://u:${plant('db-password')}@h/d`,
     MY_PASSWORD: plant('something else'),
@@ -260,6 +264,7 @@ test('the bundle holds none of the secrets that were planted', async () => {
   assert.is(read.settings.relay, 'https://localhost:1')
   assert.is(read.environment.SOTTO_API_KEY, REMOVED)
   assert.is(read.environment.MY_PASSWORD, undefined)
+  assert.is(read.environment.http_proxy, `${REMOVED}@127.0.0.1:1`)
   assert.match(read.environment.HTTPS_PROXY, /^http:\/\/\[removed\]@127\.0\.0\.1:1$/)
   assert.ok(read.config.includes('    upstream: 3000'))
   assert.ok(read.checks.length > 10)
@@ -272,6 +277,7 @@ test('redact() takes out what looks like a secret, and leaves the rest', () => {
       ['Authorization: Bearer abcdef123456', `Authorization: Bearer ${REMOVED}`],
       ['"password":"xyzzy1"', `"password":"${REMOVED}"`],
       ['https://u:p@host/x', `https://${REMOVED}@host/x`],
+      ['https://u:p@ss@host/x', `https://${REMOVED}@host/x`],
       ['seed: aaaa', `seed: ${REMOVED}`],
       ['SHA256:abcd https://relay.example 10 s', 'SHA256:abcd https://relay.example 10 s'],
     ] as const
