@@ -171,7 +171,12 @@ fetch() {
       --speed-limit 1 --speed-time 60 -o "$work/$1" "$url" 2>"$work/words" || code=$?
     ;;
   wget)
-    wget -nv -t 3 -T 30 --max-redirect=5 -O "$work/$1" "$url" 2>"$work/words" || code=$?
+    wget -nv -S -t 3 -T 30 --max-redirect=5 -O "$work/$1" "$url" 2>"$work/said" || code=$?
+    # It has no flag that keeps it from going on without TLS.
+    if grep -qi '^ *location: *http:' "$work/said"; then
+      fail "Cannot download $url: it leads to http, where anybody could answer"
+    fi
+    grep -v '^  ' "$work/said" >"$work/words" || :
     ;;
   *) wget -q -T 30 -O "$work/$1" "$url" 2>"$work/words" || code=$? ;;
   esac

@@ -20,6 +20,8 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { spawn, spawnSync } from 'node:child_process'
+import { createServer as createClear } from 'node:http'
+import { createServer as createHttps } from 'node:https'
 import { connect, createServer } from 'node:net'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -336,6 +338,28 @@ test('another wget: called with what all of them know, and that it may check nob
   const dying = person([])
   fake(dying, 'wget', 'kill -SEGV $$')
   await refuses(dying, /Cannot download \S+SHA256SUMS: wget ended with 139/)
+})
+
+test('attack: a host of the files that sends on to plain http is not followed', async () => {
+  const { cert, key } = JSON.parse(readFileSync(join(relay.data, 'certificate.json'), 'utf8'))
+  const clear = createClear((request, response) => {
+    response.end(readFileSync(join(release, request.url!.split('/').at(-1)!)))
+  })
+  await new Promise<void>((done) => clear.listen(0, '127.0.0.1', done))
+  const secure = createHttps({ cert, key }, (request, response) => {
+    const { port } = clear.address() as AddressInfo
+    response.writeHead(302, { location: `http://localhost:${port}${request.url}` }).end()
+  })
+  await new Promise<void>((done) => secure.listen(0, '127.0.0.1', done))
+  const { port } = secure.address() as AddressInfo
+  const input = script.replaceAll(relay.url, `https://localhost:${port}`)
+  for (const tool of ['curl', 'wget']) {
+    await refuses(person([tool]), /Cannot download \S+SHA256SUMS/, { input })
+  }
+  for (const server of [clear, secure]) {
+    server.closeAllConnections()
+    server.close()
+  }
 })
 
 test('neither curl nor wget, nothing that hashes: said, and nothing is changed', async () => {
