@@ -5,8 +5,10 @@
  */
 import {
   chmod,
+  link,
+  lstat,
   mkdir,
-  open,
+  mkdtemp,
   readdir,
   readFile,
   rename,
@@ -41,17 +43,16 @@ export async function backUp(
   openSql: OpenSql,
 ): Promise<BackupResult> {
   const path = resolve(file)
-  if (await exists(path)) {
-    throw new TunnelError('backup/exists', `Cannot write the backup: found ${path} already`, {
-      hint: 'Choose another name; a backup never takes the place of one.',
-    })
-  }
+  if (await exists(path)) throw there(path)
   if (!await exists(join(folder, STORE))) throw noData(folder)
-  const half = `${path}.half`
+  let work: string | undefined
   try {
+    // A folder of our own, 0700: in one that others may write to, nobody else has put a file or a link
+    // where the keys go.
+    work = await mkdtemp(`${path}.`)
+    const half = join(work, STORE)
     // First of all with its rights: SQLite fills an empty file that is there.
-    await (await open(half, 'w', 0o600)).close()
-    await chmod(half, 0o600)
+    await writeFile(half, '', { mode: 0o600, flag: 'wx' })
     const source = await openSql(join(folder, STORE))
     try {
       run(source, 'PRAGMA busy_timeout = 10000')
@@ -70,11 +71,12 @@ export async function backUp(
     } finally {
       copy.close()
     }
-    await rename(half, path)
+    await place(half, path)
     return { path, bytes: (await stat(path)).size, files: files.length }
   } catch (error) {
-    await rm(half, { force: true })
     throw failed('write the backup', error)
+  } finally {
+    if (work !== undefined) await rm(work, { recursive: true, force: true })
   }
 }
 
@@ -85,11 +87,15 @@ export async function restore(
   openSql: OpenSql,
 ): Promise<BackupResult> {
   const path = resolve(folder)
-  const there = await readdir(path).catch(() => [] as string[])
-  if (there.length > 0) {
+  const found = await readdir(path).catch((error) => {
+    if (error.code === 'ENOENT') return []
+    // What is no folder, or cannot be looked into, is not ours to clear away afterwards.
+    throw failed(`restore into ${path}`, error)
+  })
+  if (found.length > 0) {
     throw new TunnelError(
       'backup/exists',
-      `Cannot restore into ${path}: found ${there.length} files, expected an empty folder`,
+      `Cannot restore into ${path}: found ${found.length} files, expected an empty folder`,
       { hint: 'Choose another folder by --data, or move this one away.' },
     )
   }
@@ -122,6 +128,23 @@ export async function restore(
       ? notOurs(file)
       : failed(`restore ${file}`, error)
   }
+}
+
+/** Never in the place of another file, also of one that came meanwhile. */
+async function place(half: string, path: string): Promise<void> {
+  try {
+    await link(half, path)
+  } catch (error) {
+    if ((error as { code?: string }).code === 'EEXIST') throw there(path)
+    // A file system without links, such as FAT.
+    await rename(half, path)
+  }
+}
+
+function there(path: string): TunnelError {
+  return new TunnelError('backup/exists', `Cannot write the backup: found ${path} already`, {
+    hint: 'Choose another name; a backup never takes the place of one.',
+  })
 }
 
 async function keptFiles(folder: string): Promise<string[]> {
@@ -163,7 +186,7 @@ function checkIntegrity(database: SqlPort, path: string): void {
 }
 
 async function exists(path: string): Promise<boolean> {
-  return await stat(path).then(() => true, () => false)
+  return await lstat(path).then(() => true, () => false)
 }
 
 function noData(folder: string): TunnelError {

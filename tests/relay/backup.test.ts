@@ -2,7 +2,16 @@
  * A backup that is taken while the relay runs and is written to, and restored into a fresh folder: names,
  * keys, the admin key and the identity that agents pinned still hold.
  */
-import { mkdtemp, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises'
+import {
+  mkdtemp,
+  readdir,
+  readFile,
+  rm,
+  stat,
+  symlink,
+  truncate,
+  writeFile,
+} from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
@@ -86,6 +95,28 @@ test('nothing is written over, and nothing half is left', async () => {
   await truncate(path, bytes / 2)
   assert.match(String(await rejection(restore(path, at('new'), openBunSql))), /^backup\//)
   assert.is(await stat(at('new')).catch(() => 'gone'), 'gone')
+})
+
+test('attack: links and files of others where a backup is written', async () => {
+  await writeFile(at('victim'), 'precious')
+  await symlink(at('victim'), at('three.backup.half'))
+  await symlink(at('victim'), at('link.backup'))
+  await symlink(at('nowhere-yet'), at('dangling.backup'))
+  await backUp(at('data'), at('three.backup'), openBunSql)
+  for (const name of ['link.backup', 'dangling.backup']) {
+    assert.is(await rejection(backUp(at('data'), at(name), openBunSql)), 'backup/exists', name)
+  }
+  assert.is(await readFile(at('victim'), 'utf8'), 'precious')
+  assert.is(await stat(at('nowhere-yet')).catch(() => 'gone'), 'gone')
+  const left = (await readdir(dir)).filter((name) => name.startsWith('three.backup'))
+  assert.equal(left.sort(), ['three.backup', 'three.backup.half'])
+})
+
+test('what is no folder is not restored into, and stays', async () => {
+  await writeFile(at('letter'), 'precious')
+  const { path } = await backUp(at('data'), at('four.backup'), openBunSql)
+  assert.is(await rejection(restore(path, at('letter'), openBunSql)), 'backup/failed')
+  assert.is(await readFile(at('letter'), 'utf8'), 'precious')
 })
 
 test('a backup that somebody made up writes nowhere but into its folder', async () => {
