@@ -444,6 +444,9 @@ function complete(raw: Partial<Raw>): Settings {
   }
 }
 
+/** RFC 8555 §8.3, RFC 8737 §3. */
+const CA_PORTS = [80, 443]
+
 /** What only holds between settings. */
 function check(settings: Settings): void {
   const { secureDomain, appsDomain, names, tlsCertPath, tlsKeyPath, publicPorts, port } = settings
@@ -476,6 +479,17 @@ function check(settings: Settings): void {
   }
   if (publicPorts && port !== 0 && port >= publicPorts[0] && port <= publicPorts[1]) {
     mistakes.push(`--public-ports: found ${publicPorts.join('-')}, expected --port outside of it`)
+  }
+  // Whoever answers there at the relay's address gets a CA's certificate for any name that leads to it.
+  const asked = CA_PORTS.filter((one) =>
+    publicPorts && one >= publicPorts[0] && one <= publicPorts[1]
+  )
+  if (asked.length > 0) {
+    mistakes.push(
+      `--public-ports: found ${publicPorts!.join('-')}, expected it without ${
+        asked.join(' and ')
+      }, where CAs ask for the relay's own names`,
+    )
   }
   if (mistakes.length > 0) throw invalid(mistakes)
 }

@@ -187,6 +187,10 @@ test('what only holds between settings', () => {
     [{ 'acme-eab-kid': 'x' }, '--acme-eab-key-file'],
     [{ 'acme-eab-key-file': '/k' }, '--acme-eab-kid'],
     [{ port: 20_500, 'public-ports': '20000-20999' }, '--public-ports'],
+    // Attack: an agent that has one of these gets certificates for names of the relay and of others.
+    [{ port: 8443, 'public-ports': '80' }, 'expected it without 80,'],
+    [{ port: 8443, 'public-ports': '400-500' }, 'expected it without 443,'],
+    [{ port: 8443, 'public-ports': '1-1000' }, 'expected it without 80 and 443,'],
   ]
   for (const [flags, named] of cases) {
     const told = mistakes(flags)
