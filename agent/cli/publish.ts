@@ -289,10 +289,22 @@ class Publication {
           line: `certificate ${formatCertificateFingerprint(certificate.fingerprint)}`,
         }]
         : []),
+      ...this.#warningFacts(certificate !== undefined),
       ...this.#trustFacts(),
       { name: 'key', value: formatKey(joining.identity.public) },
       { name: 'fingerprint', value: fingerprint(this.#world.crypto, joining.identity.public) },
     ]
+  }
+
+  /** A browser's page of warnings should surprise nobody. */
+  #warningFacts(isShown: boolean): Fact[] {
+    const { kind, certificate } = this.#plan
+    if (!isShown || kind !== 'http' || certificate || this.#names.ca !== undefined) return []
+    return [{
+      name: 'trust',
+      value: 'self-signed',
+      line: 'self-signed: browsers warn of it; compare the fingerprint, or bring one (--e2ee-cert)',
+    }]
   }
 
   /** Where a CA vouches, what that is worth. */
