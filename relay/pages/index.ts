@@ -34,6 +34,8 @@ export function indexPage(facts: IndexFacts): Page {
               <p>With <code>sotto</code>, a program on your machine, a port of it gets a URL here that others can
             open in their browsers.</p>
               ${facts.install ? installation(facts.install) : ''}
+              <h2>Publish a local port</h2>
+              <pre>${commands}</pre>
               <h2>What this relay can read</h2>
               <table>
             ${facts.passthrough
@@ -61,8 +63,6 @@ export function indexPage(facts: IndexFacts): Page {
               `
               : ''}
               </table>
-              <h2>Publish a local port</h2>
-              <pre>${commands}</pre>
               <h2>This relay's identity</h2>
               <p><code>${facts.fingerprint}</code></p>
               <p

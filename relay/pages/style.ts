@@ -19,6 +19,7 @@ table { width: 100%; border-collapse: collapse; font-size: .92rem }
 th, td { padding: .35rem .75rem .35rem 0; border-bottom: 1px solid var(--line);
   text-align: left; vertical-align: top }
 th { font-weight: 600; white-space: nowrap }
+td code { white-space: nowrap }
 section.operation { margin: 1rem 0; padding: .9rem 1.1rem; border: 1px solid var(--line);
   border-radius: .5rem }
 section.operation h3 { margin: 0 }
