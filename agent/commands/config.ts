@@ -62,12 +62,12 @@ export const schemaCommand = command<object>({
     name: 'sotto config schema',
     summary: 'print the JSON schema of the file, for editors',
     examples: [
-      ['sotto config schema', 'To be kept as sotto.schema.json beside the file.'],
+      ['sotto config schema > sotto.schema.json', 'Kept beside the file.'],
       ['sotto config schema --json', 'The same: it is JSON in any case.'],
     ],
     flags: [JSON_FLAG],
     more: 'Editors look for this line at the top of the file:\n' +
-      '# yaml-language-server: $schema=./sotto.schema.json',
+      '  # yaml-language-server: $schema=./sotto.schema.json',
   },
   read: () => ({}),
   check: () => {},
