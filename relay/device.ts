@@ -34,7 +34,8 @@ export const WINDOW_MS = 600_000
 /** In a window, by one address: logins begun, codes entered. */
 export const ADDRESS_BEGINS_MAX = 20
 export const ADDRESS_ENTRIES_MAX = 20
-/** In a window, by everybody who shows no key. */
+/** In a window, by everybody who shows no key: so many rows of tries there are at most. */
+export const BEGINS_MAX = 2000
 export const ENTRIES_MAX = 2000
 /** New scopes that an address may make for itself in a window, and all addresses together. */
 export const ADDRESS_SIGNUPS_MAX = 5
@@ -112,7 +113,7 @@ export class Logins {
 
   /** Keeps a new login. Throws `login/limit`; false: another waits under the same half of a code. */
   async begin({ device, ...login }: NewLogin): Promise<boolean> {
-    await this.#try('begin', login.address, ADDRESS_BEGINS_MAX)
+    await this.#try('begin', login.address, { most: ADDRESS_BEGINS_MAX, ofAll: BEGINS_MAX })
     await this.#sweep()
     if (await this.#waiting() >= WAITING_MAX) throw limited(`${WAITING_MAX} logins that wait`)
     const now = this.#clock.now()
@@ -183,7 +184,7 @@ export class Logins {
   /** Approves or denies, once. Throws `login/code`, `login/limit`. */
   async settle(entered: Entered, decision: Decision): Promise<LoginRecord> {
     if ('approve' in decision && decision.signup !== undefined) {
-      await this.#try('signup', decision.signup, ADDRESS_SIGNUPS_MAX, SIGNUPS_MAX)
+      await this.#try('signup', decision.signup, { most: ADDRESS_SIGNUPS_MAX, ofAll: SIGNUPS_MAX })
     }
     const entry = await this.#enter(entered)
     const settled = 'approve' in decision
@@ -202,7 +203,7 @@ export class Logins {
   async #enter({ user, check, address }: Entered): Promise<Entry> {
     // Counted before it is looked up: walking through codes costs as much as finding one.
     if (address !== undefined) {
-      await this.#try('enter', address, ADDRESS_ENTRIES_MAX, ENTRIES_MAX)
+      await this.#try('enter', address, { most: ADDRESS_ENTRIES_MAX, ofAll: ENTRIES_MAX })
     }
     const index = await this.#store.get(userKey(user))
     const entry = index && await this.#find(index)
@@ -234,12 +235,19 @@ export class Logins {
   }
 
   /** Counts one more try; throws `login/limit` beyond the most in a window. */
-  async #try(what: string, address: string, most: number, mostOfAll?: number): Promise<void> {
+  async #try(
+    what: string,
+    address: string,
+    { most, ofAll }: { most: number; ofAll: number },
+  ): Promise<void> {
+    // Looked at first: where nobody may try any more, no further address leaves a row. Counted last: one
+    // address that tries on and on uses up its own tries alone.
+    await this.#count(`${what}/all`, ofAll, 0)
     await this.#count(`${what}/${addressKey(address)}`, most)
-    if (mostOfAll !== undefined) await this.#count(`${what}/all`, mostOfAll)
+    await this.#count(`${what}/all`, ofAll)
   }
 
-  async #count(name: string, most: number): Promise<void> {
+  async #count(name: string, most: number, step = 1): Promise<void> {
     const key = `device-tries/${name}`
     await commitWhen(this.#store, async () => {
       const now = this.#clock.now()
@@ -247,10 +255,11 @@ export class Logins {
       const before = entry?.value as { from: number; count: number } | undefined
       const running = before && now - before.from < WINDOW_MS ? before : { from: now, count: 0 }
       if (running.count >= most) throw limited(`${most} tries in 10 minutes`)
+      if (step === 0) return { result: undefined }
       return {
         commit: {
           checks: [{ key, version: entry?.version ?? 0 }],
-          puts: [{ key, value: { from: running.from, count: running.count + 1 } }],
+          puts: [{ key, value: { from: running.from, count: running.count + step } }],
         },
         result: undefined,
       }

@@ -2,20 +2,25 @@
 // polling, time, another relay's question, forms of other sites, two approvals at once.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { ManualClock } from '../../core/clock.ts'
 import { formatKey } from '../../core/key.ts'
 import { readUserCode, USER_CODE_ALPHABET } from '../../core/login.ts'
 import {
   ADDRESS_BEGINS_MAX,
   ADDRESS_ENTRIES_MAX,
   ADDRESS_SIGNUPS_MAX,
+  ENTRIES_MAX,
   LOGIN_SECONDS,
+  Logins,
   POLLS_MAX,
   WAITING_MAX,
   WINDOW_MS,
 } from '../../relay/device.ts'
 import { DeviceDesk } from '../../relay/device_desk.ts'
+import { memoryStore } from '../../relay/store/memory.ts'
 import { fast } from '../support/crypto.ts'
 import { DevicePage, formBody, GRANT_TYPE, LoginDevice } from '../support/login.ts'
+import { rejection } from '../support/rejection.ts'
 import { testRelay } from '../support/relay_app.ts'
 import type { TestRelay } from '../support/relay_app.ts'
 
@@ -326,6 +331,27 @@ test('one address begins so many logins, all together so many wait, and all are 
   }
   const left = await t.store.list('device-', { limit: 1000 })
   assert.ok(left.length < 60, `${left.length} rows are left`)
+})
+
+test('attack: codes from ever more addresses leave no more rows than tries are allowed', async () => {
+  const store = memoryStore()
+  const logins = new Logins({ store, clock: new ManualClock() })
+  for (let i = 0; i < ENTRIES_MAX + 100; i++) {
+    const address = `2001:db8:${(i >> 8).toString(16)}:${(i & 255).toString(16)}::1`
+    const found = await rejection(logins.look({ user: 'none', check: 'none', address }))
+    assert.is(found, i < ENTRIES_MAX ? 'login/code' : 'login/limit', String(i))
+  }
+  let count = 0
+  for (let after: string | undefined;;) {
+    const page = await store.list('device-tries/', {
+      limit: 1000,
+      ...(after === undefined ? {} : { after }),
+    })
+    count += page.length
+    after = page.at(-1)?.key
+    if (after === undefined) break
+  }
+  assert.is(count, ENTRIES_MAX + 1)
 })
 
 test('a device that never stops asking is told that its code is over', async () => {
