@@ -1,0 +1,225 @@
+/**
+ * The serving agent inside its network: what its members send into the tunnel leaves through the exit,
+ * with ordinary sockets, within the exit's rules; what is asked of the agent's own address is answered
+ * here: names, where they are served, and echoes. Members do not reach each other.
+ */
+import type { Clock } from '../../core/clock.ts'
+import { asTunnelError } from '../../core/errors.ts'
+import type { TunnelError } from '../../core/errors.ts'
+import { splice } from '../../core/socket.ts'
+import type { Conn } from '../../core/socket.ts'
+import type { Message, Unreachable } from '../wireguard-wasm/message.ts'
+import type { Incoming, Tunnel } from '../wireguard-wasm/tunnel.ts'
+import type { Exit, ExitClient } from './exit.ts'
+import { answerNames } from './name_server.ts'
+import type { DatagramFlow } from './network.ts'
+
+const DNS_PORT = 53
+/** A member gives up after as long; RFC 6298 §2.1 has its third try at 7 s. */
+const CONNECT_MS = 10_000
+const PING_MS = 5_000
+/** UDP ports of all members together; the one that was used longest ago makes room. */
+const PORTS_MAX = 16_384
+
+/** A member, by the address that its packets come from. */
+export interface GatewayMember {
+  /** Its name at the exit, whose bounds are for each. */
+  readonly client: string
+  /** Our own addresses in its subnet. */
+  readonly own: readonly string[]
+}
+
+export interface GatewayPorts {
+  clock: Clock
+  exit: Exit
+  /** Of whoever has this address now. */
+  member(address: string): GatewayMember | undefined
+  /** Whether names are answered. */
+  names: boolean
+  /** Where the packets of members go. */
+  tunnel(): Pick<Tunnel, 'send'>
+  /** A connection that was made, or not and why. */
+  told?(
+    event: { member: GatewayMember; address: string; port: number; error?: TunnelError },
+  ): void
+}
+
+export interface GatewayCounts {
+  connections: number
+  /** UDP ports. */
+  flows: number
+}
+
+export class Gateway {
+  readonly #ports: GatewayPorts
+  /** By member's address and port. */
+  readonly #flows = new Map<string, DatagramFlow>()
+  #connections = 0
+
+  constructor(ports: GatewayPorts) {
+    this.#ports = ports
+  }
+
+  get counts(): GatewayCounts {
+    return { connections: this.#connections, flows: this.#flows.size }
+  }
+
+  /** Somebody opens a connection. */
+  incoming(incoming: Incoming): void {
+    const { localAddress: address, localPort: port, remoteAddress } = incoming
+    const member = this.#ports.member(remoteAddress)
+    // The device has checked the source: a peer that went away a moment ago.
+    if (!member) return incoming.reject('prohibited')
+    if (member.own.includes(address)) return incoming.reject('reset')
+    void this.#dial(incoming, member).then(
+      () => this.#ports.told?.({ member, address, port }),
+      (thrown) => {
+        const error = asTunnelError(thrown, 'exit/fault')
+        incoming.reject(reasonOf(error))
+        this.#ports.told?.({ member, address, port, error })
+      },
+    )
+  }
+
+  message(message: Message): void {
+    const member = this.#ports.member(message.source)
+    if (!member) return
+    if (message.kind === 'datagram') this.#datagram(member, message)
+    else if (message.kind === 'echo-request') this.#echo(member, message)
+  }
+
+  /** Whoever had this address has left: nothing of it stays open. */
+  forget(addresses: readonly string[], client: string): void {
+    for (const [key, flow] of this.#flows) {
+      if (addresses.some((address) => key.startsWith(`${address} `))) {
+        flow.close()
+        this.#flows.delete(key)
+      }
+    }
+    this.#ports.exit.clients.get(client)?.close()
+  }
+
+  close(): void {
+    for (const flow of this.#flows.values()) flow.close()
+    this.#flows.clear()
+    this.#ports.exit.close()
+  }
+
+  #client({ client }: GatewayMember): ExitClient {
+    return this.#ports.exit.client(client)
+  }
+
+  async #dial(incoming: Incoming, member: GatewayMember): Promise<void> {
+    const { localAddress: host, localPort: port } = incoming
+    const far: Conn = await this.#client(member).connect({ host, port, timeoutMs: CONNECT_MS })
+    const flow = incoming.accept()
+    // It gave up meanwhile.
+    if (!flow) return far.abort()
+    this.#connections++
+    splice(flow, far, () => void this.#connections--)
+  }
+
+  #datagram(member: GatewayMember, message: Message): void {
+    const { source, sourcePort, destination, destinationPort, payload } = message
+    if (member.own.includes(destination)) {
+      if (destinationPort !== DNS_PORT || !this.#ports.names) return this.#cannot(message, 'port')
+      const resolve = (name: string): Promise<string[]> => this.#client(member).resolve(name)
+      void answerNames(payload, resolve).then((answer) => {
+        if (answer) this.#back(message, answer)
+      })
+      return
+    }
+    const key = `${source} ${sourcePort}`
+    const known = this.#flows.get(key)
+    const send = (flow: DatagramFlow): void => {
+      const to = { address: destination, port: destinationPort }
+      if (!flow.send(to, payload)) this.#cannot(message, 'prohibited')
+    }
+    if (known) {
+      // The newest is the last.
+      this.#flows.delete(key)
+      this.#flows.set(key, known)
+      return send(known)
+    }
+    void this.#open(member, message, key).then(
+      (flow) => flow && send(flow),
+      () => this.#cannot(message, 'prohibited'),
+    )
+  }
+
+  async #open(
+    member: GatewayMember,
+    { source, sourcePort }: Message,
+    key: string,
+  ): Promise<DatagramFlow | undefined> {
+    const flow = await this.#client(member).bindDatagrams()
+    const other = this.#flows.get(key)
+    if (other) {
+      flow.close()
+      return other
+    }
+    if (this.#flows.size >= PORTS_MAX) {
+      const [oldest] = this.#flows
+      oldest![1].close()
+      this.#flows.delete(oldest![0])
+    }
+    this.#flows.set(key, flow)
+    flow.handle({
+      message: (from, payload) => {
+        this.#ports.tunnel().send({
+          kind: 'datagram',
+          source: from.address,
+          sourcePort: from.port,
+          destination: source,
+          destinationPort: sourcePort,
+          payload,
+        })
+      },
+      closed: () => {
+        if (this.#flows.get(key) === flow) this.#flows.delete(key)
+      },
+    })
+    return flow
+  }
+
+  #echo(member: GatewayMember, message: Message): void {
+    const reply = (): void => {
+      const { source, destination } = message
+      this.#ports.tunnel().send({
+        ...message,
+        kind: 'echo-reply',
+        source: destination,
+        destination: source,
+      })
+    }
+    if (member.own.includes(message.destination)) return reply()
+    const bytes = message.payload.length
+    this.#client(member).ping(message.destination, { timeoutMs: PING_MS, bytes }).then(
+      reply,
+      // No answer is an answer; there is no error of ICMP for an echo that a program sent.
+      () => {},
+    )
+  }
+
+  #back(message: Message, payload: Uint8Array): void {
+    this.#ports.tunnel().send({
+      kind: 'datagram',
+      source: message.destination,
+      sourcePort: message.destinationPort,
+      destination: message.source,
+      destinationPort: message.sourcePort,
+      payload,
+    })
+  }
+
+  #cannot(message: Message, reason: Unreachable): void {
+    this.#ports.tunnel().send({ ...message, kind: 'unreachable', reason })
+  }
+}
+
+/** What a member's stack is told; a refusal is a reset, as that of the host itself would be. */
+function reasonOf({ code }: TunnelError): Unreachable | 'reset' {
+  if (code === 'net/refused') return 'reset'
+  if (code === 'exit/denied' || code === 'net/denied') return 'prohibited'
+  return code === 'net/unreachable' ? 'net' : 'host'
+}
