@@ -8,8 +8,8 @@
 import * as nodeCrypto from 'node:crypto'
 import { createPrivateKey, X509Certificate } from 'node:crypto'
 import { mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:http'
-import type { Server, ServerResponse } from 'node:http'
+import { createServer, get as httpGet } from 'node:http'
+import type { ClientRequest, IncomingMessage, Server, ServerResponse } from 'node:http'
 import * as https from 'node:https'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
@@ -99,38 +99,56 @@ function shown(host: string, port = relay.port): Promise<X509Certificate> {
 }
 
 function get(host: string, root: string, { port = relay.port } = {}): Promise<string> {
-  return new Promise((resolve, reject) => {
-    https.get(
-      { host: '127.0.0.1', port, servername: host, ca: root, agent: false },
-      (answer) => {
-        let body = ''
-        answer.on('data', (bytes) => body += bytes)
-        answer.on('end', () => resolve(body))
-      },
-    ).on('error', reject)
-  })
+  const place = { host: '127.0.0.1', port, servername: host, ca: root, agent: false as const }
+  return body((answered) => https.get(place, answered)).whole
 }
 
 /** A visitor who is there while certificates change places. */
-function slow(
-  host: string,
-  root: string,
+function slow(host: string, root: string): ReturnType<typeof body> {
+  const place = { host: '127.0.0.1', port: relay.port, servername: host, path: '/slow' }
+  return body((answered) => https.get({ ...place, ca: root, agent: false }, answered))
+}
+
+/** What is answered: when it begins, and all of it. */
+function body(
+  ask: (answered: (answer: IncomingMessage) => void) => ClientRequest,
 ): { begun: Promise<void>; whole: Promise<string> } {
   let begun!: () => void
   const first = new Promise<void>((resolve) => begun = resolve)
   const whole = new Promise<string>((resolve, reject) => {
-    const place = { host: '127.0.0.1', port: relay.port, servername: host, path: '/slow' }
-    https.get({ ...place, ca: root, agent: false }, (answer) => {
-      let body = ''
+    ask((answer) => {
+      let words = ''
       answer.on('data', (bytes) => {
-        body += bytes
+        words += bytes
         begun()
       })
       answer.on('error', reject)
-      answer.on('end', () => resolve(body))
+      answer.on('end', () => resolve(words))
     }).on('error', reject)
   })
   return { begun: first, whole }
+}
+
+/** `sotto connect NAME` of another agent, which pins who serves it. */
+async function dialler(name: string, key: string): Promise<{
+  get(): Promise<string>
+  slow(): ReturnType<typeof body>
+  stop(): Promise<void>
+}> {
+  const home = `peer-of-${name}`
+  const pinned = await world.sottoRun(['peers', 'trust', name, key], { home })
+  assert.is(pinned.code, 0, pinned.stderr)
+  const flags = ['--listen', '127.0.0.1:0', '--json']
+  const program = world.sotto(['connect', name, ...flags], { home, env: world.joins(relay) })
+  const { address } = await program.event('listening')
+  const port = Number(address.split(':')[1])
+  const ask = (path: string): ReturnType<typeof body> =>
+    body((answered) => httpGet({ host: '127.0.0.1', port, path, agent: false }, answered))
+  return {
+    get: () => ask('/').whole,
+    slow: () => ask('/slow'),
+    stop: async () => void await program.stop(),
+  }
 }
 
 /** Fingerprints that the published passport names, as people compare them. */
@@ -314,11 +332,27 @@ test('renewed when the CA says so, by its own window, under a visitor that stays
   const first = await shown('renewed.secure.localhost')
   const running = slow('renewed.secure.localhost', root)
   await running.begun
-  come()
-  await program.until(
+  const peer = await dialler('renewed', program.up['key'])
+  const far = peer.slow()
+  await far.begun
+  const renewed = program.until(
     () => program.lines.filter(({ state }) => state === 'issued').length === 2 || undefined,
     'second certificate',
   )
+  let isOver = false
+  const over = renewed.then(() => void (isOver = true))
+  // Whoever dials the whole time meets the one certificate or the other, and never one that the passport lacks.
+  const dialled = (async () => {
+    let count = 0
+    for (let last = false; !last; count++) {
+      last = isOver
+      assert.is(await peer.get(), 'hello from behind')
+      if (count === 0) come()
+    }
+    return count
+  })()
+  await over
+  assert.ok(await dialled > 1)
   await asked
   assert.is(proxy.orders.length, 2)
   assert.is(proxy.orders[1]!['replaces'], ids[0])
@@ -329,6 +363,8 @@ test('renewed when the CA says so, by its own window, under a visitor that stays
   assert.is(await get('renewed.secure.localhost', root), 'hello from behind')
   for (const response of held) response.end('second')
   assert.is(await running.whole, 'first second')
+  assert.is(await far.whole, 'first second', 'through sotto connect as well')
+  await peer.stop()
   await program.stop()
 })
 
@@ -350,7 +386,7 @@ test("a name of the person's own: claimed by DNS, certified through the passthro
   const domain = 'app.example.test'
   await pebble.setTxt(`_sotto.${domain}`, 'sotto-scope=home; relay=localhost')
   const flags = ['--port', String(port), '--dns', `127.0.0.1:${pebble.dnsPort}`, '--json']
-  const second = world.sotto(['relay', ...flags], { home: 'domains' })
+  const second = world.sotto(['relay', ...flags], { home: 'domains', env: { USER: 'home' } })
   const { url, apiKey } = await second.event('listening')
   const other = { ...relay, program: second, port, origin: url, apiKey }
   const program = await world.tunnel(other, [
@@ -451,7 +487,7 @@ test('a domain in sotto.yaml is claimed and certified, beside one without a CA',
     await pebble.setTxt(`_sotto.${one}.example.test`, 'sotto-scope=home; relay=localhost')
   }
   const flags = ['--port', String(port), '--dns', `127.0.0.1:${pebble.dnsPort}`, '--json']
-  const second = world.sotto(['relay', ...flags], { home: 'domains2' })
+  const second = world.sotto(['relay', ...flags], { home: 'domains2', env: { USER: 'home' } })
   const { url, apiKey } = await second.event('listening')
   const on = { ...relay, program: second, port, origin: url, apiKey }
   const base = `http: ${upstreamPort}, domains: [plain.example.test]`
