@@ -80,11 +80,13 @@ export class AcmeStore {
 
   /** Undefined while another process is at the same name. */
   lock(name: string): Promise<(() => Promise<void>) | undefined> {
-    return this.#world.files.lock(`${this.#profile.stateDir}/locks/acme-${this.#mark}-${name}`)
+    return this.#world.files.lock(
+      `${this.#profile.stateDir}/locks/acme-${this.#mark}-${plain(name)}`,
+    )
   }
 
   #attemptsPath(name: string): string {
-    return `${this.#dir}/attempts-${this.#mark}-${name}.json`
+    return `${this.#dir}/attempts-${this.#mark}-${plain(name)}.json`
   }
 
   async #read(path: string): Promise<Record<string, unknown> | undefined> {
@@ -111,4 +113,9 @@ export class AcmeStore {
   async #write(path: string, value: object): Promise<void> {
     await this.#world.files.write(path, utf8(`${JSON.stringify(value, null, 2)}\n`))
   }
+}
+
+/** A name may hold what a relay said. */
+function plain(name: string): string {
+  return name.replace(/[^a-z0-9.-]/g, '_')
 }

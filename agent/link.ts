@@ -162,7 +162,7 @@ function admissionOf(
 }
 
 /** A relay is not believed to send the right types. Throws `link/welcome`. */
-function readWelcome(body: Record<string, unknown>): Welcome {
+export function readWelcome(body: Record<string, unknown>): Welcome {
   const wrong = (field: string): TunnelError =>
     new TunnelError('link/welcome', `Cannot read the relay's welcome: found no good "${field}"`)
   const words = (field: string): string => {
@@ -177,6 +177,12 @@ function readWelcome(body: Record<string, unknown>): Welcome {
     }
     return value
   }
+  // Endpoints' host names are made of them, and of those the names of files.
+  const domain = (field: string): string => {
+    const value = words(field)
+    if (!/^[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})*$/.test(value)) throw wrong(field)
+    return value
+  }
   const can = body['can']
   if (!Array.isArray(can) || can.length > 32 || can.some((one) => typeof one !== 'string')) {
     throw wrong('can')
@@ -186,8 +192,8 @@ function readWelcome(body: Record<string, unknown>): Welcome {
   return {
     link,
     scope: words('scope'),
-    secure: words('secure'),
-    apps: words('apps'),
+    secure: domain('secure'),
+    apps: domain('apps'),
     port: count('port', 65_535),
     scheme: words('scheme'),
     window: count('window', 16_777_216),

@@ -31,7 +31,7 @@ import type { TlsIdentity, World } from '../../agent/world.ts'
 import { hex } from '../../core/bytes.ts'
 import { ManualClock } from '../../core/clock.ts'
 import { TunnelError } from '../../core/errors.ts'
-import { certificateId } from '../../core/renewal.ts'
+import { certificateId, NO_ATTEMPTS } from '../../core/renewal.ts'
 import { pattern, testWorld } from '../support/agent_world.ts'
 import type { TestWorld } from '../support/agent_world.ts'
 
@@ -525,6 +525,23 @@ test('what is kept and cannot be used is told, and the CA is left alone', async 
   assert.is(first!.state === 'failed' && first!.error.code, 'profile/corrupt')
   assert.is(s.ca.orders.length, 0)
   s.source.close()
+})
+
+test('attack: a name that is a path stays within the folder', async () => {
+  const { AcmeStore } = await import('../../agent/acme_store.ts')
+  const profile = new Profile(t.world)
+  const store = new AcmeStore(t.world, { profile, directory: 'https://ca.test/dir' })
+  const name = 'web./../../../escaped'
+  await store.keepAttempts(name, { ...NO_ATTEMPTS, failures: 3 })
+  assert.is((await store.attempts(name)).failures, 3)
+  for (const folder of [profile.stateDir, `${profile.stateDir}/..`, `${profile.stateDir}/../..`]) {
+    assert.not.ok((await t.world.files.list(folder)).some((one) => one.startsWith('escaped')))
+  }
+  assert.ok(
+    (await t.world.files.list(`${profile.stateDir}/acme`)).some((one) =>
+      /^attempts-[0-9a-f]+-web\._\.\._/.test(one)
+    ),
+  )
 })
 
 async function pathOf({ clock }: Scene): Promise<{ accountPath: string }> {

@@ -15,6 +15,7 @@ import * as assert from 'uvu/assert'
 import { FRAME_BYTES_MAX } from '../../core/frame.ts'
 import type { Socket } from '../../core/socket.ts'
 import { makeCertificate } from '../../agent/certificate.ts'
+import { readWelcome } from '../../agent/link.ts'
 import type { TlsIdentity } from '../../agent/world.ts'
 import { pattern, testWorld } from '../support/agent_world.ts'
 import type { TestWorld } from '../support/agent_world.ts'
@@ -369,6 +370,48 @@ test('a close by the relay is heard with its code and reason', async () => {
   peer.close(4403, 'revoked')
   assert.equal(await heard.closed, { code: 4403, reason: 'revoked' })
   await r.close()
+})
+
+test('attack: a welcome whose domains are paths is none', () => {
+  const good = {
+    ...{
+      link: 'a'.repeat(32),
+      scope: 'ana',
+      secure: 'secure.relay.example',
+      apps: 'apps.localhost',
+    },
+    ...{
+      port: 443,
+      scheme: 'https',
+      window: 1,
+      streams: 1,
+      bulk: 1,
+      can: [],
+      address: '',
+      version: '',
+    },
+  }
+  assert.is(readWelcome(good).secure, 'secure.relay.example')
+  for (
+    const secure of [
+      '/../../../.config/sotto/settings',
+      'a..b',
+      '..',
+      '',
+      'a.b/',
+      'a\\b',
+      'A.example',
+      'a\n.b',
+      7,
+    ]
+  ) {
+    for (const field of ['secure', 'apps']) {
+      assert.throws(
+        () => readWelcome({ ...good, [field]: secure }),
+        /found no good "(secure|apps)"/,
+      )
+    }
+  }
 })
 
 test('a relay that vanishes is heard', async () => {
