@@ -19,6 +19,11 @@ export interface OwnProgram {
   stage(): Promise<StagedProgram>
   /** Puts the file at `path` where the program is, and the program where `previous` is. Throws `files/…`. */
   replace(path: string): Promise<void>
+  /**
+   * Whether `previous` is a plain file of whoever owns the program, which nobody else may write to: in a
+   * folder such as /tmp others can put one there. Throws `files/…`.
+   */
+  isPreviousOurs(): Promise<boolean>
   /** The program and the one before change places. Throws `files/…`. */
   restore(): Promise<void>
   /** Other processes that run this very file; none where the system does not tell. */

@@ -275,6 +275,16 @@ async function rollback(
       },
     )
   }
+  if (!await own.isPreviousOurs()) {
+    throw new TunnelError(
+      'update/foreign',
+      `Cannot go back: somebody else may have put ${own.previous} there`,
+      {
+        hint:
+          'Look whose it is, and remove it. For another version: sotto update --version VERSION',
+      },
+    )
+  }
   const version = await tryProgram(world, own.previous!)
   await own.restore()
   await done(world, { screen, path, from: VERSION, to: version })

@@ -59,6 +59,12 @@ export const UPDATE: ErrorTable = {
         'It was built from sources without compile/release.pub.',
         'Install a release in its place, or build it with the key of those whom you trust.',
       ],
+      foreign: [
+        'The version before this one is a file that others can have put there.',
+        'The program lies in a folder that others may write to, and the file is not of its owner, is a link, or may be written to by all.',
+        'Look whose it is, and remove it; keep programs where nobody else may write.',
+        'sotto update --version VERSION --allow-downgrade',
+      ],
       'no-previous': [
         'There is no version before this one to go back to.',
         'The program was never brought up to date by itself, or the file was removed.',

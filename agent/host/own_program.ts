@@ -81,6 +81,12 @@ export function ownProgram(
         await put(from, path!)
         await sync(folder).catch(() => {})
       }),
+    isPreviousOurs: () =>
+      failing('look at', previous!, async () => {
+        const [before, now] = await Promise.all([fs.lstat(previous!), fs.lstat(path!)])
+        return before.isFile() &&
+          (windows || ([now.uid, 0].includes(before.uid) && (before.mode & 0o002) === 0))
+      }),
     restore: () =>
       failing('replace', path!, async () => {
         const kept = fresh()

@@ -8,12 +8,14 @@ import type { AddressInfo, Socket } from 'node:net'
 import { createHash } from 'node:crypto'
 import {
   chmodSync,
+  chownSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
   rmSync,
   statSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -35,6 +37,7 @@ import { testWorld } from '../support/agent_world.ts'
 import type { TestWorld } from '../support/agent_world.ts'
 import { Place } from '../support/cli.ts'
 import { fast } from '../support/crypto.ts'
+import { rejection } from '../support/rejection.ts'
 
 const SECRET = makeMinisignSecret(fast)
 const STRANGER = makeMinisignSecret(fast)
@@ -196,6 +199,23 @@ test('a newer release takes the place; the one before stays, and comes back', as
   // One is kept, the last.
   assert.is(readFileSync(own.previous!, 'utf8'), OLD)
   assert.equal(left(), ['.sotto.previous', 'sotto'])
+})
+
+test('attack: a version before this one that another user put there is none', async () => {
+  writeFileSync(own.previous!, OLD, { mode: 0o755 })
+  assert.ok(await own.isPreviousOurs())
+  chmodSync(own.previous!, 0o777)
+  assert.not.ok(await own.isPreviousOurs(), 'all may write to it')
+  chmodSync(own.previous!, 0o755)
+  if (process.getuid?.() === 0) {
+    chownSync(own.previous!, 1234, 0)
+    assert.not.ok(await own.isPreviousOurs(), 'another owner')
+  }
+  rmSync(own.previous!)
+  symlinkSync(own.path!, own.previous!)
+  assert.not.ok(await own.isPreviousOurs(), 'a link')
+  rmSync(own.previous!)
+  assert.is(await rejection(own.isPreviousOurs()), 'files/failed')
 })
 
 test('attack: manifests of others, none, two, cut, or of another program', async () => {
