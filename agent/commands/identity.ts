@@ -4,14 +4,17 @@ import { isTunnelError, TunnelError } from '../../core/errors.ts'
 import { fingerprint, formatKey } from '../../core/key.ts'
 import { encodeStatement, openStatement } from '../../core/statement.ts'
 import { toBase64 } from '../base64.ts'
+import { looksOf } from '../cli/looks.ts'
 import { command, isSet, JSON_FLAG, RELAY_FLAGS, textOf } from '../cli/page.ts'
 import { readChoice } from '../cli/plan.ts'
+import { qrPicture } from '../cli/qr.ts'
 import { Screen } from '../cli/screen.ts'
 import { readStatement, readWords, writeNew } from '../cli/statement_file.ts'
 import { enquire, publishStatement } from '../enquiry.ts'
 import { checkChoice, join } from '../join.ts'
 import type { RelayChoice } from '../join.ts'
 import { Profile } from '../profile.ts'
+import type { World } from '../world.ts'
 
 export const identity = command<{ json: boolean }>({
   page: {
@@ -142,15 +145,20 @@ It is used by: sotto identity revoke --certificate FILE`,
     else if (json) stdout.write(`${JSON.stringify({ fingerprint: print, statement })}\n`)
     else {
       stdout.write(`${statement}\n`)
-      if (stdout.isTTY) {
-        const { renderUnicodeCompact } = await import('uqr')
-        stdout.write(`\n${renderUnicodeCompact(statement)}\n`)
-      }
+      if (stdout.isTTY) stdout.write(await pictureOf(statement, world))
     }
     stderr.write(`This ends ${print} for good once it is published. Keep it offline.\n`)
     return 0
   },
 })
+
+/** Nothing where it would break in the middle, and for who has the lines read out. */
+async function pictureOf(statement: string, { env, terminal }: World): Promise<string> {
+  const looks = looksOf(env)
+  if (looks.plain) return ''
+  const { lines, width } = await qrPicture(statement, looks)
+  return width <= terminal.stdout.columns ? `\n${lines.join('\n')}\n` : ''
+}
 
 interface RevokeOptions {
   certificate: string

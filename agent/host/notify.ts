@@ -31,10 +31,19 @@ export const hostSystem: System = {
     // A compiled program has no script of its own on the disk.
     const script = process.argv[1]
     const compiled = script === undefined || /^(\/\$bunfs\/|[A-Z]:\\~BUN\\|B:\/~BUN\/)/.test(script)
-    return [process.execPath, ...(compiled ? [] : [realpathSync(script)])]
+    return [process.execPath, ...(compiled ? [] : [realPath(script)])]
   },
   monotonicUs,
   notify: (assignments) => notifySocket(process.env['NOTIFY_SOCKET'], assignments),
+}
+
+/** A program that another one evaluates has words there that name no file. */
+function realPath(script: string): string {
+  try {
+    return realpathSync(script)
+  } catch {
+    return script
+  }
 }
 
 /** Sends the assignments to the socket `name`: a path, or `@NAME` of the abstract namespace. */

@@ -16,6 +16,12 @@ const identity = async (...argv: string[]) => await place.run('own', ['identity'
 const said = (words: string) =>
   openStatement(fast, Uint8Array.from(atob(words), (letter) => letter.charCodeAt(0)))
 
+/** Without colours. */
+function bare(words: string): string {
+  // deno-lint-ignore no-control-regex
+  return words.replace(/\x1b\[[0-9;]*m/g, '')
+}
+
 test('a revocation certificate is text for programs, and a QR code besides at a terminal', async () => {
   const { key, fingerprint } = (await identity('--json')).stdout.objects[0]!
   const plain = await identity('revoke-certificate')
@@ -28,12 +34,30 @@ test('a revocation certificate is text for programs, and a QR code besides at a 
   const shown = await place.run('own', ['identity', 'revoke-certificate'], { columns: 80 })
   const [text, ...code] = shown.stdout.text.trimEnd().split('\n')
   assert.is(said(text!).kind, 'revocation')
-  assert.ok(code.length > 20 && code.every((line) => line.length <= 80), `${code.length} lines`)
-  assert.match(code.join(''), /[█▀▄]/)
+  const lines = code.map(bare)
+  assert.ok(lines.length > 20 && lines.every((line) => line.length <= 80), `${lines.length} lines`)
+  assert.match(lines.join(''), /[█▀▄]/)
   // Nothing of it is kept here, or it would be stolen with the key.
   const path = (await identity('--json')).stdout.objects[0]!['path']
   assert.not.match(await readFile(path, 'utf8'), text!.slice(0, 40))
 })
+
+const LOOKS: [env: Record<string, string>, columns: number, code: RegExp | undefined][] = [
+  [{ LANG: 'C' }, 160, /^[ #\n]+$/],
+  [{ LANG: 'C', NO_COLOR: '1' }, 160, /^[ #\n]+$/],
+  [{ LANG: 'C.UTF-8', NO_COLOR: '1' }, 80, /^[ █▀▄\n]+$/],
+  [{ LANG: 'C' }, 80, undefined],
+  [{ SOTTO_PLAIN: '1' }, 160, undefined],
+]
+for (const [env, columns, code] of LOOKS) {
+  test(`${JSON.stringify(env)}, ${columns} columns: ${code ?? 'no picture'}`, async () => {
+    const shown = await place.run('own', ['identity', 'revoke-certificate'], { columns, env })
+    const [text, ...rest] = shown.stdout.text.trimEnd().split('\n')
+    assert.is(said(text!).kind, 'revocation')
+    if (code) assert.match(bare(rest.join('\n')), code)
+    else assert.equal(rest, [])
+  })
+}
 
 test('-o makes a file for its owner alone, and writes over none', async () => {
   const file = `${place.dir}/end`
