@@ -55,6 +55,8 @@ export interface DeviceOptions {
   onNotice?: (notice: Notice, peer: Peer) => void
   /** The instance was lost, and replaced. */
   onRestart?: (cause: unknown) => void
+  /** Of this package: an instance was made, the first or another. */
+  onInstance?: (instance: Instance) => void
 }
 
 export class Device implements PeerDevice {
@@ -68,6 +70,7 @@ export class Device implements PeerDevice {
   readonly #random: (into: Uint8Array<ArrayBuffer>) => void
   readonly #onNotice: DeviceOptions['onNotice']
   readonly #onRestart: DeviceOptions['onRestart']
+  readonly #onInstance: DeviceOptions['onInstance']
   #privateKey: Uint8Array
   #publicKey: Uint8Array
   #mtu: number
@@ -82,6 +85,8 @@ export class Device implements PeerDevice {
   #queued = 0
   #queueEnd = 0
   #isFlushing = false
+  /** The memory that batches look into. */
+  #pointed: ArrayBufferLike | undefined
   #restarts: number[] = []
   #restartCount = 0
 
@@ -94,6 +99,7 @@ export class Device implements PeerDevice {
       ((into) => void crypto.getRandomValues(into))
     this.#onNotice = options.onNotice
     this.#onRestart = options.onRestart
+    this.#onInstance = options.onInstance
     this.#mtu = checkMtu(options.mtu ?? MTU_BYTES)
     this.#sizes = {
       rxBytes: options.receivePoolBytes ?? RECEIVE_POOL_BYTES,
@@ -228,7 +234,7 @@ export class Device implements PeerDevice {
    * for it each time, since its bytes move when the instance is replaced; `receive` empties it.
    */
   get inbox(): Batch {
-    if (this.#instance.refresh()) this.#point()
+    this.#follow()
     return this.#inbox
   }
 
@@ -269,7 +275,7 @@ export class Device implements PeerDevice {
     const room = HEAD_BYTES + Math.min((length + 15) & ~15, this.#mtu) +
       TAIL_BYTES
     const at = this.#queueEnd
-    if (this.#instance.refresh()) this.#point()
+    this.#follow()
     const { sendPool } = this.#instance
     if (
       this.#isFlushing || this.#queued === RUNS_MAX ||
@@ -284,7 +290,7 @@ export class Device implements PeerDevice {
   }
 
   /** Gives all that is to go out, in batches, and then tells notices. `emit` sends nothing itself. */
-  flush(emit: (batch: Batch) => void): void {
+  flush(emit: (batch: Batch) => unknown): void {
     if (this.#isFlushing) return
     this.#isFlushing = true
     try {
@@ -324,11 +330,11 @@ export class Device implements PeerDevice {
 
   #give(
     batch: Batch,
-    emit: (batch: Batch) => void,
+    emit: (batch: Batch) => unknown,
     make: (instance: Instance) => number,
   ): number {
     batch.count = this.run(make) ?? 0
-    if (this.#instance.refresh()) this.#point()
+    this.#follow()
     if (batch.count > 0) emit(batch)
     return batch.count
   }
@@ -375,16 +381,26 @@ export class Device implements PeerDevice {
       )
       const result = this.run((instance) => {
         instance.feed(this.#random)
-        if (instance.refresh()) this.#point()
+        this.#follow()
         return instance.load(batch, { first, last, isOwn })
           ? enter(instance, last - first)
           : undefined
       })
-      if (this.#instance.refresh()) this.#point()
+      this.#follow()
       first = last
       done(result)
     }
     if (isOwn) batch.clear()
+  }
+
+  get instance(): Instance {
+    this.#follow()
+    return this.#instance
+  }
+
+  /** A copy of what lies in the receive pool. */
+  payload(offset: number, length: number): Uint8Array {
+    return this.instance.receivePool.slice(offset, offset + length)
   }
 
   feed(): void {
@@ -397,7 +413,7 @@ export class Device implements PeerDevice {
 
   /** What `run` has left in the send pool. */
   sealed(runs: number): Batch {
-    if (this.#instance.refresh()) this.#point()
+    this.#follow()
     this.#sealed.count = runs
     return this.#sealed
   }
@@ -406,7 +422,7 @@ export class Device implements PeerDevice {
 
   /** Undefined where the instance was lost on the way. Throws `wireguard/trapped`. */
   run<T>(act: (instance: Instance) => T): T | undefined {
-    if (this.#instance.refresh()) this.#point()
+    this.#follow()
     try {
       return act(this.#instance)
     } catch (error) {
@@ -451,10 +467,17 @@ export class Device implements PeerDevice {
     if (this.#loadLimit !== undefined) {
       this.#instance.call['wg_set_load_limit']!(this.#loadLimit)
     }
+    this.#onInstance?.(this.#instance)
   }
 
   /** Batches look into the memory that there is now. */
+  #follow(): void {
+    this.#instance.refresh()
+    if (this.#pointed !== this.#instance.buffer) this.#point()
+  }
+
   #point(): void {
+    this.#pointed = this.#instance.buffer
     const { receivePool, sendPool, pollPool, runs, runEndpoints, packets } = this.#instance
     this.#inbox.bytes = receivePool.subarray(0, receivePool.length >>> 1)
     this.#sealed.bytes = sendPool

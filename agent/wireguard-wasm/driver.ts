@@ -14,8 +14,9 @@ export interface Path {
   /** Largest datagram that it carries. */
   readonly mtu: number
   /**
-   * Sends the runs `from` to `to` of a batch, which is not to be kept. False when it is full, and what
-   * did not fit was dropped: `onDrain` tells when there is room again.
+   * Sends the runs `from` to `to` of a batch, which is not to be kept. False when it is full: what was
+   * given is still taken, or dropped where that is too much, and `onDrain` tells when there is room again.
+   * Calls nothing back before it returns.
    */
   send(batch: Batch, from?: number, to?: number): boolean
   /** Datagrams that came, in a batch that is valid during the call alone. */
@@ -25,38 +26,64 @@ export interface Path {
   inbox?: (() => Batch) | undefined
 }
 
+/** What takes datagrams and gives others: a device with a host's own packets, or a tunnel. */
+export interface Engine {
+  /** A batch to write to in place. */
+  readonly inbox: Batch
+  /** Milliseconds of its clock. */
+  now(): number
+  /** `emit` is false when a path is full. */
+  receive(batch: Batch, emit: (batch: Batch) => boolean): void
+  /** Runs what is due and gives what is to go out; when to call again, Infinity for never. */
+  turn(emit: (batch: Batch) => boolean): number
+}
+
+/** A device alone: packets that came in go to `onPackets`, others are given by `device.send`. */
+export function packetEngine(device: Device, onPackets?: (packets: Packets) => void): Engine {
+  return {
+    get inbox() {
+      return device.inbox
+    },
+    now: () => device.now(),
+    receive: (batch) => void device.receive(batch, onPackets),
+    turn(emit) {
+      if (device.nextDeadline <= device.now()) device.tick()
+      device.flush(emit)
+      return device.nextDeadline
+    },
+  }
+}
+
 export interface DriverOptions {
-  /** Packets that came in, valid during the call alone. */
-  onPackets?: (packets: Packets) => void
   /** setTimeout unless given. */
   after?: (ms: number, run: () => void) => { cancel(): void }
 }
 
 export class Driver {
-  readonly #device: Device
+  readonly #engine: Engine
   readonly #paths = new Map<number, Path>()
-  readonly #onPackets: DriverOptions['onPackets']
   readonly #after: NonNullable<DriverOptions['after']>
+  readonly #emit = (batch: Batch): boolean => this.#send(batch)
   #timer: { cancel(): void } | undefined
   #timerMs = Infinity
   #isWoken = false
   #isClosed = false
-  /** Datagrams for a path that there is not, or that was full. */
+  /** Runs for a path that there is not. */
   lost = 0
 
-  constructor(device: Device, options: DriverOptions = {}) {
-    this.#device = device
-    this.#onPackets = options.onPackets
-    this.#after = options.after ?? afterTimeout
+  constructor(engine: Engine, { after = afterTimeout }: DriverOptions = {}) {
+    this.#engine = engine
+    this.#after = after
   }
 
   /** Datagrams whose endpoint has this path number go here, and those that come from here have it: 0 is UDP. */
   addPath(number: number, path: Path): void {
     this.#paths.set(number, path)
-    path.inbox = () => this.#device.inbox
+    path.inbox = () => this.#engine.inbox
+    path.onDrain = () => this.turn()
     path.onReceive = (batch) => {
       if (this.#isClosed) return
-      this.#device.receive(batch, this.#onPackets)
+      this.#engine.receive(batch, this.#emit)
       this.turn()
     }
   }
@@ -64,10 +91,10 @@ export class Driver {
   removePath(number: number): void {
     const path = this.#paths.get(number)
     this.#paths.delete(number)
-    if (path) path.onReceive = path.inbox = undefined
+    if (path) path.onReceive = path.inbox = path.onDrain = undefined
   }
 
-  /** After `device.send` and other calls: a turn follows soon, one for all of them. */
+  /** After `device.send` and the like: a turn follows soon, one for all of them. */
   wake(): void {
     if (this.#isWoken || this.#isClosed) return
     this.#isWoken = true
@@ -78,10 +105,7 @@ export class Driver {
   turn(): void {
     this.#isWoken = false
     if (this.#isClosed) return
-    let deadline = this.#device.nextDeadline
-    if (deadline <= this.#device.now()) deadline = this.#device.tick()
-    this.#device.flush((batch) => this.#send(batch))
-    this.#schedule(Math.min(deadline, this.#device.nextDeadline))
+    this.#schedule(this.#engine.turn(this.#emit))
   }
 
   close(): void {
@@ -91,18 +115,18 @@ export class Driver {
   }
 
   /** Consecutive runs of one path go together. */
-  #send(batch: Batch): void {
+  #send(batch: Batch): boolean {
+    let taken = true
     for (let from = 0; from < batch.count;) {
       const number = readWord(batch.endpoints, from * ENDPOINT_BYTES)
       let to = from + 1
-      while (
-        to < batch.count &&
-        readWord(batch.endpoints, to * ENDPOINT_BYTES) === number
-      ) to++
+      while (to < batch.count && readWord(batch.endpoints, to * ENDPOINT_BYTES) === number) to++
       const path = this.#paths.get(number)
-      if (!path || !path.send(batch, from, to)) this.lost += to - from
+      if (!path) this.lost += to - from
+      else if (!path.send(batch, from, to)) taken = false
       from = to
     }
+    return taken
   }
 
   #schedule(deadline: number): void {
@@ -113,7 +137,7 @@ export class Driver {
     if (deadline === Infinity) return
     const ms = Math.max(
       1,
-      Math.min(TIMER_MS_MAX, Math.ceil(deadline - this.#device.now())),
+      Math.min(TIMER_MS_MAX, Math.ceil(deadline - this.#engine.now())),
     )
     this.#timer = this.#after(ms, () => {
       this.#timer = undefined

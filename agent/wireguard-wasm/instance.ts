@@ -79,12 +79,11 @@ export class Instance {
     return this.#buffer
   }
 
-  /** To be called before any view is used; true when they are others now. */
-  refresh(): boolean {
-    if (this.call.memory.buffer === this.#buffer) return false
+  /** To be called before any view is used. */
+  refresh(): void {
+    if (this.call.memory.buffer === this.#buffer) return
     this.#buffer = this.call.memory.buffer
     this.#view()
-    return true
   }
 
   /** Lays runs of a batch in, those of another memory behind the half that is for the own inbox. */
