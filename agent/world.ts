@@ -12,6 +12,7 @@ import type { DuplexShape } from '../core/duplex_conn.ts'
 import type { TunnelError } from '../core/errors.ts'
 import type { Conn, Listener, Socket } from '../core/socket.ts'
 import type { OwnProgram } from './own_program.ts'
+import type { BindUdp, Pinger } from './wireguard/network.ts'
 
 export interface World {
   readonly env: Readonly<Record<string, string | undefined>>
@@ -30,6 +31,7 @@ export interface World {
   readonly own: OwnProgram
   readonly system: System
   readonly probes: Probes
+  readonly wireguard: WireGuardHost
   /** Fires once, when the person or the system asks the program to stop; the reason is a `StopReason`. */
   readonly signal: AbortSignal
   /**
@@ -79,6 +81,14 @@ export interface Probes {
   datagrams(family: 4 | 6): Promise<OpenDatagrams>
   /** What the system knows of the largest packet towards an address; undefined: it does not say. */
   pathMtu(address: NetAddress): Promise<number | undefined>
+}
+
+/** What private networks need of the machine. */
+export interface WireGuardHost {
+  /** The module of `agent/wireguard-wasm/`. */
+  module(): Promise<WebAssembly.Module>
+  readonly bindUdp: BindUdp
+  readonly ping: Pinger
 }
 
 export interface NetAddress {

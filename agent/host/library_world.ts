@@ -7,7 +7,16 @@ import * as os from 'node:os'
 import { fastCrypto } from '../../core/crypto.ts'
 import { TunnelError } from '../../core/errors.ts'
 import type { AcmePort } from '../acme_port.ts'
-import type { HttpPort, LinkPort, Net, Probes, Terminal, Tls, World } from '../world.ts'
+import type {
+  HttpPort,
+  LinkPort,
+  Net,
+  Probes,
+  Terminal,
+  Tls,
+  WireGuardHost,
+  World,
+} from '../world.ts'
 import { hostFiles } from './files.ts'
 import { hostClock } from './process.ts'
 import { hostSystem } from './notify.ts'
@@ -41,6 +50,7 @@ export async function libraryWorld(
     own: ownProgram({ path: undefined, target: undefined, releaseKeys: [] }),
     system: { ...hostSystem, notify: () => Promise.resolve(false) },
     probes: NO_PROBES,
+    wireguard: NO_WIREGUARD,
     signal: new AbortController().signal,
     onHangup: () => () => {},
     terminal: SILENT,
@@ -58,6 +68,11 @@ function unsupported(): never {
   })
 }
 
+const NO_WIREGUARD: WireGuardHost = {
+  module: unsupported,
+  bindUdp: unsupported,
+  ping: unsupported,
+}
 const NO_NET: Net = {
   connect: unsupported,
   connectDuplex: unsupported,

@@ -16,6 +16,7 @@ import { connect, connectDuplex, listen, listenLocal, lookup } from './tcp.ts'
 import { hostTls } from './tls.ts'
 import { openUdp } from './udp.ts'
 import { hostLink } from './websocket.ts'
+import { hostWireGuard } from './wireguard.ts'
 
 /** `signal` stands in for the process's own signals, in tests. */
 export function hostWorld(options: { signal?: AbortSignal } = {}): World {
@@ -34,6 +35,7 @@ export function hostWorld(options: { signal?: AbortSignal } = {}): World {
     own: hostOwnProgram(),
     system: hostSystem,
     probes: hostProbes,
+    wireguard: hostWireGuard,
     signal: options.signal ?? stopSignal(),
     onHangup,
     terminal: hostTerminal(),
