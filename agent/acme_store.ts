@@ -90,17 +90,7 @@ export class AcmeStore {
   }
 
   async #read(path: string): Promise<Record<string, unknown> | undefined> {
-    const { files } = this.#world
-    const info = await files.info(path)
-    if (!info) return undefined
-    if ((info.mode & 0o077) !== 0) {
-      throw new TunnelError(
-        'profile/permissions',
-        `Cannot use ${path}: others may read it (mode ${info.mode.toString(8).padStart(4, '0')})`,
-        { hint: `chmod 600 ${path}` },
-      )
-    }
-    const content = await files.read(path, { bytesMax: FILE_BYTES_MAX })
+    const content = await this.#profile.readSecret(path, FILE_BYTES_MAX)
     try {
       return content && JSON.parse(text(content)) as Record<string, unknown>
     } catch {

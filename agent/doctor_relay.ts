@@ -3,7 +3,7 @@
  * where there is one, so that a failure in the middle is seen beside what still works. Nothing secret is
  * sent but where the relay has proven its identity.
  */
-import { concat, utf8 } from '../core/bytes.ts'
+import { utf8 } from '../core/bytes.ts'
 import { asTunnelError, isTunnelError, TunnelError } from '../core/errors.ts'
 import { formatKey } from '../core/key.ts'
 import { compareVersions } from '../core/release.ts'
@@ -27,7 +27,7 @@ import type { OutTarget } from './outward.ts'
 import { Profile } from './profile.ts'
 import { describeProxy, proxyFor } from './proxy.ts'
 import type { Proxy } from './proxy.ts'
-import { parseResponse } from './relay_api.ts'
+import { exchangeOnce, parseResponse } from './relay_api.ts'
 import type { Answer } from './relay_api.ts'
 import { VERSION } from './version.ts'
 import type { NetAddress, World } from './world.ts'
@@ -393,23 +393,10 @@ async function get(
     `User-Agent: sotto/${VERSION}`,
     ...Object.entries(headers).map(([name, value]) => `${name}: ${value}`),
   ]
-  const received = await new Promise<Uint8Array>((resolve) => {
-    const parts: Uint8Array[] = []
-    let length = 0
-    const late = world.clock.after(EXCHANGE_MS, () => conn.abort())
-    conn.handle({
-      data(bytes) {
-        parts.push(bytes)
-        length += bytes.length
-        if (length > ANSWER_BYTES_MAX) conn.abort()
-      },
-      end: () => conn.end(),
-      closed() {
-        late.cancel()
-        resolve(concat(...parts))
-      },
-    })
-    conn.write(utf8(`${lines.join('\r\n')}\r\n\r\n`))
+  const { received } = await exchangeOnce(conn, utf8(`${lines.join('\r\n')}\r\n\r\n`), {
+    clock: world.clock,
+    ms: EXCHANGE_MS,
+    bytesMax: ANSWER_BYTES_MAX,
   })
   if (received.length === 0) {
     throw new TunnelError('doctor/silence', `Cannot ask ${relay.host}: no answer came`, {

@@ -102,7 +102,7 @@ export class Profile {
 
   /** Statements by which earlier identities of this profile led to the one of now. */
   async rotations(): Promise<Uint8Array[]> {
-    const content = await this.#readSecret(this.identityPath, SETTINGS_BYTES_MAX)
+    const content = await this.readSecret(this.identityPath, SETTINGS_BYTES_MAX)
     return content === undefined ? [] : readRotations(this.identityPath, content)
   }
 
@@ -257,7 +257,7 @@ export class Profile {
     path: string,
     { label, hint }: { label: string; hint: string },
   ): Promise<Uint8Array | undefined> {
-    const content = await this.#readSecret(path, SETTINGS_BYTES_MAX)
+    const content = await this.readSecret(path, SETTINGS_BYTES_MAX)
     if (content === undefined) return undefined
     const found = new RegExp(`^${label}: ([a-z2-7]{52})$`, 'm').exec(asText(path, content))?.[1]
     let key: Uint8Array | undefined
@@ -273,7 +273,7 @@ export class Profile {
   /** Empty when there are none. Throws `profile/permissions`, `profile/corrupt`. */
   async settings(): Promise<Settings> {
     const path = this.settingsPath
-    const content = await this.#readSecret(path, SETTINGS_BYTES_MAX)
+    const content = await this.readSecret(path, SETTINGS_BYTES_MAX)
     if (content === undefined) return {}
     let value: unknown
     try {
@@ -378,7 +378,7 @@ export class Profile {
 
   /** A kept pair, or undefined where there is none or it is no PEM (it is made anew then). */
   async certificate(name: string): Promise<TlsIdentity | undefined> {
-    const content = await this.#readSecret(this.certificatePath(name), PEM_BYTES_MAX)
+    const content = await this.readSecret(this.certificatePath(name), PEM_BYTES_MAX)
     if (content === undefined) return undefined
     const blocks = new TextDecoder().decode(content).match(
       /-----BEGIN ([A-Z ]+)-----[A-Za-z0-9+/=\s]+-----END \1-----/g,
@@ -416,7 +416,8 @@ export class Profile {
     }
   }
 
-  async #readSecret(path: string, bytesMax: number): Promise<Uint8Array | undefined> {
+  /** Undefined where there is none. Throws `profile/permissions` where others have it, or may read it. */
+  async readSecret(path: string, bytesMax: number): Promise<Uint8Array | undefined> {
     const { files } = this.#world
     const info = await files.info(path)
     if (!info) return undefined

@@ -3,7 +3,7 @@
  * before upper case, the scheme's own before `ALL_PROXY`, exceptions by `NO_PROXY`. `SOTTO_PROXY` is for
  * sotto alone and goes before all of them. Loopback is reached directly unless `SOTTO_PROXY` names a proxy.
  */
-import { parseAddress } from '../core/address.ts'
+import { parseAddress, sharesBits } from '../core/address.ts'
 import { TunnelError } from '../core/errors.ts'
 import { isLoopback } from './loopback.ts'
 
@@ -143,12 +143,7 @@ function splitPort(word: string): { place: string; port: number | undefined } {
 
 /** As curl does it, bits beyond the mask may be set. */
 function isWithin(address: Uint8Array, network: Uint8Array, bits: string | undefined): boolean {
-  if (address.length !== network.length) return false
   const whole = address.length * 8
   const count = bits === undefined ? whole : /^\d{1,3}$/.test(bits) ? Number(bits) : NaN
-  if (!(count <= whole)) return false
-  return address.every((byte, i) => {
-    const mask = (0xff00 >> Math.min(8, Math.max(0, count - i * 8))) & 0xff
-    return (byte & mask) === (network[i]! & mask)
-  })
+  return count <= whole && sharesBits(address, network, count)
 }

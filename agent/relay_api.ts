@@ -5,6 +5,7 @@
  */
 import { AgentAdmission } from '../core/admit.ts'
 import { concat, EMPTY, equal, text, utf8 } from '../core/bytes.ts'
+import type { Clock } from '../core/clock.ts'
 import { asTunnelError, TunnelError } from '../core/errors.ts'
 import type { ErrorCode } from '../core/errors.ts'
 import { decodeFrame, decodeNotice, encodeFrame, FRAME } from '../core/frame.ts'
@@ -145,28 +146,16 @@ export class RelayApi {
         : [`Content-Type: ${content.type}`, `Content-Length: ${content.bytes.length}`]),
     ]
     const conn = await this.#connect(proven)
-    const received = await new Promise<Uint8Array>((resolve, reject) => {
-      const parts: Uint8Array[] = []
-      let length = 0
-      const late = this.#world.clock.after(EXCHANGE_MS_MAX, () => conn.abort())
-      conn.handle({
-        data(bytes) {
-          parts.push(bytes)
-          length += bytes.length
-          if (length > ANSWER_BYTES_MAX) conn.abort()
-        },
-        end: () => conn.end(),
-        closed(error) {
-          late.cancel()
-          if (error && length === 0) {
-            reject(
-              new TunnelError('relay/unreachable', `Cannot ask ${relay.host}: ${error.message}`),
-            )
-          } else resolve(concat(...parts))
-        },
-      })
-      conn.write(concat(utf8(`${lines.join('\r\n')}\r\n\r\n`), content?.bytes ?? EMPTY))
+    const request = concat(utf8(`${lines.join('\r\n')}\r\n\r\n`), content?.bytes ?? EMPTY)
+    const { clock } = this.#world
+    const { received, error } = await exchangeOnce(conn, request, {
+      clock,
+      ms: EXCHANGE_MS_MAX,
+      bytesMax: ANSWER_BYTES_MAX,
     })
+    if (error && received.length === 0) {
+      throw new TunnelError('relay/unreachable', `Cannot ask ${relay.host}: ${error.message}`)
+    }
     return parseResponse(received, relay.host)
   }
 
@@ -260,6 +249,32 @@ function readAnswer({ status, body }: Answer): unknown {
     typeof message === 'string' ? message : `Cannot ask the relay: found HTTP status ${status}`,
     typeof hint === 'string' ? { hint } : {},
   )
+}
+
+/** Writes the request, and all that comes until the connection ends or a bound is reached. */
+export function exchangeOnce(
+  conn: Conn,
+  request: Uint8Array,
+  { clock, ms, bytesMax }: { clock: Pick<Clock, 'after'>; ms: number; bytesMax: number },
+): Promise<{ received: Uint8Array; error?: Error }> {
+  return new Promise((resolve) => {
+    const parts: Uint8Array[] = []
+    let length = 0
+    const late = clock.after(ms, () => conn.abort())
+    conn.handle({
+      data(bytes) {
+        parts.push(bytes)
+        length += bytes.length
+        if (length > bytesMax) conn.abort()
+      },
+      end: () => conn.end(),
+      closed(error) {
+        late.cancel()
+        resolve({ received: concat(...parts), ...(error ? { error } : {}) })
+      },
+    })
+    conn.write(request)
+  })
 }
 
 /** A whole HTTP/1.1 response of a connection that has ended. Throws `relay/answer`. */

@@ -75,10 +75,13 @@ export function parseNetwork(text: string): Network | undefined {
 /** Whether `address`, as a socket names it, is in one of `networks`. */
 export function isWithin(address: string, networks: readonly Network[]): boolean {
   const bytes = parseAddress(address)
-  return bytes !== undefined && networks.some((network) =>
-    network.bytes.length === bytes.length &&
-    equal(masked(bytes, network.bits), network.bytes)
-  )
+  return bytes !== undefined &&
+    networks.some((network) => sharesBits(bytes, network.bytes, network.bits))
+}
+
+/** Whether two addresses of one family begin with the same `bits`. */
+export function sharesBits(one: Uint8Array, other: Uint8Array, bits: number): boolean {
+  return one.length === other.length && equal(masked(one, bits), masked(other, bits))
 }
 
 function masked(bytes: Uint8Array, bits: number): Uint8Array {

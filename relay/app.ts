@@ -15,7 +15,7 @@ import { createApi } from './api.ts'
 import type { Credentials, Grant } from './credentials.ts'
 import type { LoginsPort } from './device_desk.ts'
 import { deviceRoutes } from './device_routes.ts'
-import { checkedGrant } from './failures.ts'
+import { grantOfSecret } from './failures.ts'
 import type { ReleaseFiles } from './downloads.ts'
 import type { Grants } from './grants.ts'
 import { installLines, installRoutes, relayOrigin } from './install.ts'
@@ -272,7 +272,7 @@ export function relayAnswer(ports: AppPorts): RelayAnswer {
  */
 export async function authenticate(
   c: Context<AppEnv>,
-  { credentials, quota, metrics, log }: AppPorts,
+  ports: AppPorts,
 ): Promise<Grant> {
   const header = c.req.header('authorization') ?? ''
   const secret = /^bearer +([A-Za-z0-9_-]+)$/i.exec(header.slice(0, SECRET_LENGTH_MAX + 16))?.[1]
@@ -284,20 +284,7 @@ export async function authenticate(
       headers: { 'www-authenticate': 'Bearer' },
     })
   }
-  const address = c.get('address')
-  try {
-    return await checkedGrant(
-      quota,
-      { credential: { kind: 'key', secret }, address },
-      () => credentials.verify(secret),
-    )
-  } catch (error) {
-    const { status } = problemOf(error)
-    if (status !== 401 && status !== 429) throw error
-    metrics.refused.add({ reason: 'credential' })
-    log.warn('credential refused', { address, path: c.req.path })
-    throw error
-  }
+  return await grantOfSecret(ports, { secret, address: c.get('address'), path: c.req.path })
 }
 
 /** Headers, counts and log lines of every response but that of an upgrade. */

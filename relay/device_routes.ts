@@ -16,7 +16,7 @@ import type { Grant } from './credentials.ts'
 import type { LoginGrant } from './device.ts'
 import { DeviceDesk } from './device_desk.ts'
 import type { Asking } from './device_desk.ts'
-import { checkedGrant } from './failures.ts'
+import { grantOfSecret } from './failures.ts'
 import { relayOrigin } from './install.ts'
 import { codePage, confirmPage, DEVICE_PATH, donePage } from './pages/device.ts'
 import { Problem, problemOf, wrongMethod } from './problem.ts'
@@ -190,7 +190,7 @@ async function submitted(
     if (step === 'approve') {
       const key = (fields.get('key') ?? '').trim().slice(0, 256)
       // The key first: without a good one nothing is said of the code.
-      const grant = await pasted(ports, key, address)
+      const grant = await grantOfSecret(ports, { secret: key, address, path: DEVICE_PATH })
       // Who may do everything need not guess.
       asking = await desk.look(code, grant.admin ? undefined : address)
       const scope = (fields.get('scope') ?? '').trim()
@@ -215,22 +215,6 @@ async function submitted(
       return show(c, confirmPage(facts), status)
     }
     return show(c, codePage({ relay, code, form, trouble }), status)
-  }
-}
-
-/** The grant of a key that was pasted into the form; wrong ones are counted as everywhere. */
-async function pasted(ports: AppPorts, secret: string, address: string): Promise<Grant> {
-  const { quota, credentials, metrics, log } = ports
-  try {
-    return await checkedGrant(
-      quota,
-      { credential: { kind: 'key', secret }, address },
-      () => credentials.verify(secret),
-    )
-  } catch (error) {
-    metrics.refused.add({ reason: 'credential' })
-    log.warn('credential refused', { address, path: DEVICE_PATH })
-    throw error
   }
 }
 

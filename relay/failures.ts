@@ -6,8 +6,9 @@
  */
 import type { AdmittedCredential } from '../core/admit.ts'
 import { isTunnelError } from '../core/errors.ts'
+import type { AppPorts } from './app.ts'
 import type { Grant } from './credentials.ts'
-import { overQuota } from './problem.ts'
+import { overQuota, problemOf } from './problem.ts'
 import { addressWho, scopeWho } from './quota.ts'
 import type { Quota } from './quota.ts'
 
@@ -39,6 +40,26 @@ export async function checkedGrant(
     const shared = scope === undefined ? own : quota.take('failures', scopeWho(scope))
     if (!own.ok) throw overQuota(own)
     if (!shared.ok) throw overQuota(shared)
+    throw error
+  }
+}
+
+/** What a secret that came by HTTP grants; a wrong one is counted, and told in the log. */
+export async function grantOfSecret(
+  { credentials, quota, metrics, log }: Pick<AppPorts, 'credentials' | 'quota' | 'metrics' | 'log'>,
+  { secret, address, path }: { secret: string; address: string; path: string },
+): Promise<Grant> {
+  try {
+    return await checkedGrant(
+      quota,
+      { credential: { kind: 'key', secret }, address },
+      () => credentials.verify(secret),
+    )
+  } catch (error) {
+    const { status } = problemOf(error)
+    if (status !== 401 && status !== 429) throw error
+    metrics.refused.add({ reason: 'credential' })
+    log.warn('credential refused', { address, path })
     throw error
   }
 }
