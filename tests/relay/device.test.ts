@@ -342,7 +342,8 @@ test('attack: codes from ever more addresses leave no more rows than tries are a
     assert.is(found, i < ENTRIES_MAX ? 'login/code' : 'login/limit', String(i))
   }
   let count = 0
-  for (let after: string | undefined;;) {
+  let after: string | undefined
+  for (;;) {
     const page = await store.list('device-tries/', {
       limit: 1000,
       ...(after === undefined ? {} : { after }),
