@@ -3,11 +3,14 @@
  * page is also what the arguments are read by, so a flag that is not on it does not exist.
  */
 import { TunnelError } from '../../core/errors.ts'
-import type { World } from '../world.ts'
+import type { TerminalOutput, World } from '../world.ts'
 
 /** Width of the first column of tables; longer entries get a line of their own. */
 const COLUMN = 28
 const WIDTH = 100
+/** Narrower than this, the second column goes below the first. */
+const TWO_COLUMNS_WIDTH_MIN = 64
+const BELOW_INDENT = 6
 /** More commands are not listed in a hint. */
 const LISTED_MAX = 6
 
@@ -155,21 +158,25 @@ export function numberOf(
   )
 }
 
+/** The width for a page: the terminal's own where it is narrower; in a file, and wider, always the same. */
+export function pageWidth({ isTTY, columns }: Pick<TerminalOutput, 'isTTY' | 'columns'>): number {
+  return isTTY ? Math.min(WIDTH, columns) : WIDTH
+}
+
 /** The page as `--help` prints it. */
-export function renderPage(page: Page): string {
+export function renderPage(page: Page, width = WIDTH): string {
   const words = [page.name, ...(page.args ?? []), ...(page.flags.length > 0 ? ['[flags]'] : [])]
   const flags = [...page.flags, { name: 'help', help: 'Print this page.' }]
   return [
-    `${page.name}: ${page.summary}`,
+    ...wrap(`${page.name}: ${page.summary}`, width),
     '',
     `usage: ${words.join(' ')}`,
     '',
-    'examples:',
-    ...page.examples.flatMap(([typed, what]) => [`  ${typed}`, `      ${what}`]),
+    ...exampleLines(page.examples, width),
     '',
     'flags:',
-    ...table(flags.map((flag) => [flagWords(flag), flagHelp(flag)])),
-    ...(page.more === undefined ? [] : ['', page.more.trimEnd()]),
+    ...table(flags.map((flag) => [flagWords(flag), flagHelp(flag)]), width),
+    ...(page.more === undefined ? [] : ['', ...foldText(page.more, width)]),
     '',
   ].join('\n')
 }
@@ -191,13 +198,22 @@ export async function unknownVerb(
   })
 }
 
-/** Two columns; the second is broken at `WIDTH`. */
-export function table(rows: readonly (readonly [left: string, right: string])[]): string[] {
+/** Two columns; the second is broken at `width`. */
+export function table(
+  rows: readonly (readonly [left: string, right: string])[],
+  width = WIDTH,
+): string[] {
+  const at = width < TWO_COLUMNS_WIDTH_MIN ? BELOW_INDENT : COLUMN
   return rows.flatMap(([left, right]) => {
-    const lines = wrap(right, WIDTH - COLUMN)
+    const lines = wrap(right, width - at)
     const head = `  ${left}`
-    const indent = ' '.repeat(COLUMN)
-    if (head.length > COLUMN - 2) return [head, ...lines.map((line) => indent + line)]
+    const indent = ' '.repeat(at)
+    if (at === BELOW_INDENT || head.length > COLUMN - 2) {
+      return [
+        head,
+        ...lines.map((line) => indent + line),
+      ]
+    }
     return [head.padEnd(COLUMN) + lines[0]!, ...lines.slice(1).map((line) => indent + line)]
   })
 }
@@ -215,7 +231,8 @@ function flagHelp({ help, without, many }: Flag): string {
   return notes.length === 0 ? help : `${help} (${notes.join('; ')})`
 }
 
-function wrap(text: string, width: number): string[] {
+/** Broken at spaces; a word that is longer stays whole. */
+export function wrap(text: string, width: number): string[] {
   const lines: string[] = []
   let line = ''
   for (const word of text.split(' ')) {
@@ -225,4 +242,69 @@ function wrap(text: string, width: number): string[] {
     } else line = line === '' ? word : `${line} ${word}`
   }
   return [...lines, line]
+}
+
+/** Lines that are too wide are broken anew, with what goes on in the line below; indented ones stay. */
+function foldText(text: string, width: number): string[] {
+  const lines = text.trimEnd().split('\n')
+  if (lines.every(({ length }) => length <= width)) return lines
+  const whole: string[] = []
+  for (const line of lines) {
+    const before = whole.at(-1)
+    const goesOn = before && line && !/^ /.test(before) && !/^ /.test(line) && !/[.:]$/.test(before)
+    if (goesOn) whole.push(`${whole.pop()} ${line}`)
+    else whole.push(line)
+  }
+  return whole.flatMap((line) => line.startsWith(' ') ? [line] : wrap(line, width))
+}
+
+const ROOT_EXAMPLES: Page['examples'] = [
+  ['sotto login relay.example', 'Once: it shows a code, and whoever may let you in enters it.'],
+  ['sotto http 3000', 'Port 3000 of this machine at an https URL, until Ctrl-C.'],
+  ['sotto relay', 'A relay of your own.'],
+]
+
+/** The commands below one that is none itself, or below all. */
+export function renderOverview(
+  name: string,
+  { summary, verbs = {} }: {
+    summary: string
+    verbs?: Readonly<Record<string, { summary: string }>>
+  },
+  width = WIDTH,
+): string {
+  const isRoot = name === 'sotto'
+  return [
+    ...wrap(`${name}: ${summary}`, width),
+    '',
+    `usage: ${name} COMMAND`,
+    '',
+    ...(isRoot ? [...exampleLines(ROOT_EXAMPLES, width), ''] : []),
+    'commands:',
+    ...table(Object.entries(verbs).map(([verb, { summary }]) => [verb, summary]), width),
+    '',
+    ...(isRoot
+      ? [
+        'flags before a command:',
+        ...table([
+          [flagWords(PROFILE_FLAG), flagHelp(PROFILE_FLAG)],
+          ['--version', 'Print the version.'],
+        ], width),
+        '',
+      ]
+      : []),
+    `"${name} COMMAND --help" says more.`,
+    '',
+  ].join('\n')
+}
+
+function exampleLines(examples: Page['examples'], width: number): string[] {
+  const indent = ' '.repeat(BELOW_INDENT)
+  return [
+    'examples:',
+    ...examples.flatMap(([typed, what]) => [
+      `  ${typed}`,
+      ...wrap(what, width - BELOW_INDENT).map((line) => indent + line),
+    ]),
+  ]
 }

@@ -6,8 +6,8 @@ import { Command as Parser, CommanderError, Option } from 'commander'
 import { asTunnelError, TunnelError } from '../../core/errors.ts'
 import { inProfile } from '../profiles.ts'
 import { VERSION } from '../version.ts'
-import type { StopReason, World } from '../world.ts'
-import { PROFILE_FLAG, renderPage, table, unknownVerb } from './page.ts'
+import type { StopReason, TerminalOutput, World } from '../world.ts'
+import { pageWidth, PROFILE_FLAG, renderOverview, renderPage, unknownVerb, wrap } from './page.ts'
 import type { Command, Flag, Given, Page } from './page.ts'
 
 const EXIT_ERROR = 1
@@ -402,8 +402,12 @@ export async function runProgram(typed: readonly string[], world: World): Promis
     if (argv[0] === 'self-test') return await (await import('../self_test.ts')).selfTest(world)
     if (argv[0] === 'complete') return await complete(argv.slice(1), world)
     const found = find(argv)
-    if (found.kind === 'text') {
-      stdout.write(found.text)
+    if (found.kind === 'text' || found.kind === 'overview') {
+      stdout.write(
+        found.kind === 'text'
+          ? found.text
+          : renderOverview(found.name, found.verb, pageWidth(stdout)),
+      )
       return 0
     }
     if (found.kind === 'unknown') throw await unknownVerb(found)
@@ -412,7 +416,7 @@ export async function runProgram(typed: readonly string[], world: World): Promis
     json = found.rest.slice(0, splitRest(command.page, found.rest).at).includes('--json')
     const given = readArguments(command.page, found.rest)
     if (given === 'help') {
-      stdout.write(renderPage(command.page))
+      stdout.write(renderPage(command.page, pageWidth(stdout)))
       return 0
     }
     const { [PROFILE_FLAG.name]: named, ...flags } = given.flags
@@ -425,7 +429,7 @@ export async function runProgram(typed: readonly string[], world: World): Promis
     if (world.signal.aborted) return (world.signal.reason as StopReason).exitCode
     const error = asTunnelError(thrown, 'cli/fault')
     if (json) stdout.write(`${JSON.stringify({ event: 'error', ...error.toJSON() })}\n`)
-    stderr.write(`${describeError(error)}\n`)
+    stderr.write(`${describeError(error, stderr)}\n`)
     return started ? EXIT_CODES[error.code] ?? EXIT_ERROR : EXIT_USAGE
   }
 }
@@ -470,7 +474,7 @@ export async function everyPage(): Promise<{ path: string; text: string; page?: 
     if (verb.load) {
       const { page } = await verb.load()
       pages.push({ path, text: renderPage(page), page })
-    } else pages.push({ path, text: overview(path, verb) })
+    } else pages.push({ path, text: renderOverview(path, verb) })
     for (const [word, below] of Object.entries(verb.verbs ?? {})) {
       await walk(`${path} ${word}`, below)
     }
@@ -480,12 +484,18 @@ export async function everyPage(): Promise<{ path: string; text: string; page?: 
 }
 
 /** The sentence, and beneath it the hint, or where more is said. */
-export function describeError({ message, hint, code }: TunnelError): string {
-  return `${message}\n${hint ?? `More about it: sotto explain ${code}`}`
+export function describeError(
+  { message, hint, code }: TunnelError,
+  { isTTY, columns }: Pick<TerminalOutput, 'isTTY' | 'columns'>,
+): string {
+  // Hints are there to be pasted, and stay whole.
+  const lines = isTTY ? message.split('\n').flatMap((one) => wrap(one, columns - 1)) : [message]
+  return [...lines, hint ?? `More about it: sotto explain ${code}`].join('\n')
 }
 
 type Found =
   | { kind: 'text'; text: string }
+  | { kind: 'overview'; name: string; verb: Verb }
   | { kind: 'verb'; verb: Verb; rest: string[] }
   | { kind: 'unknown'; path: string[]; typed: string; known: string[] }
 
@@ -506,35 +516,8 @@ function find(argv: readonly string[]): Found {
   if (verb.load && !(verb.verbs && words[0] !== undefined && !words[0].startsWith('-'))) {
     return { kind: 'verb', verb, rest: words }
   }
-  if (helps) return { kind: 'text', text: overview(path.join(' '), verb) }
+  if (helps) return { kind: 'overview', name: path.join(' '), verb }
   return { kind: 'unknown', path, typed: words[0]!, known: Object.keys(verb.verbs ?? {}) }
-}
-
-const ROOT_FLAGS: readonly string[] = [
-  'flags before a command:',
-  ...table([
-    [
-      `--${PROFILE_FLAG.name} ${PROFILE_FLAG.value}`,
-      `${PROFILE_FLAG.help} (default: ${PROFILE_FLAG.without})`,
-    ],
-    ['--version', 'Print the version.'],
-  ]),
-  '',
-]
-
-function overview(name: string, { summary, verbs = {} }: Verb): string {
-  return [
-    `${name}: ${summary}`,
-    '',
-    `usage: ${name} COMMAND`,
-    '',
-    'commands:',
-    ...table(Object.entries(verbs).map(([verb, { summary }]) => [verb, summary])),
-    '',
-    ...(name === 'sotto' ? ROOT_FLAGS : []),
-    `"${name} COMMAND --help" says more.`,
-    '',
-  ].join('\n')
 }
 
 /** The flag that takes all that follows it, and where it is; else the end. */

@@ -1,6 +1,6 @@
 /** `sotto explain`: the page of an error code, or what there is. */
 import { TunnelError } from '../../core/errors.ts'
-import { command, isSet, JSON_FLAG, table } from '../cli/page.ts'
+import { command, isSet, JSON_FLAG, pageWidth, table } from '../cli/page.ts'
 import type { Page } from '../cli/page.ts'
 import type { ErrorModule } from '../errors/page.ts'
 import { everyError, nearestCodes, renderError } from '../errors/table.ts'
@@ -44,7 +44,9 @@ async function runExplain({ words, json }: ExplainOptions, world: World): Promis
     if (json) { for (const [module, about] of rows) stdout.write(line({ module, about })) }
     else {
       const how = '"sotto explain MODULE" lists its codes, "sotto explain CODE" prints a page.'
-      stdout.write(['modules of error codes:', ...table(rows), '', how, ''].join('\n'))
+      stdout.write(
+        ['modules of error codes:', ...table(rows, pageWidth(stdout)), '', how, ''].join('\n'),
+      )
     }
     return 0
   }
@@ -55,7 +57,9 @@ async function runExplain({ words, json }: ExplainOptions, world: World): Promis
       [[name, reason].join('/'), what] as const
     )
     if (json) { for (const [code, what] of rows) stdout.write(line({ code, what })) }
-    else stdout.write([`${name}: ${module.about}`, '', ...table(rows), ''].join('\n'))
+    else {stdout.write(
+        [`${name}: ${module.about}`, '', ...table(rows, pageWidth(stdout)), ''].join('\n'),
+      )}
     return 0
   }
   const text = module && reason !== undefined && Object.hasOwn(module.codes, reason)

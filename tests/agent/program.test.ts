@@ -86,6 +86,22 @@ const REFUSED: [line: string, code: number, says: RegExp][] = [
   ['demo 3000 --state here', 2, /expected a whole path/],
 ]
 
+test('pages are as wide as the terminal, and lose no word', async () => {
+  const words = (text: string): string => text.split(/\s+/).join(' ')
+  for (const argv of [['--help'], ['relay', '--help'], ['http', '--help'], ['doctor', '--help']]) {
+    const wide = (await place.run('wide', argv)).stdout
+    for (const columns of [40, 80]) {
+      const { text } = (await place.run('wide', argv, { columns })).stdout
+      assert.is(words(text), words(wide.text), argv.join(' '))
+      for (const line of text.split('\n')) {
+        // What is typed stays whole.
+        if (/^ {2}\S/.test(line)) continue
+        assert.ok(line.length <= columns, `${columns}: ${line}`)
+      }
+    }
+  }
+})
+
 test('each wrong command line gets its exit code, its sentence and nothing on standard output', async () => {
   for (const [line, expected, says] of REFUSED) {
     const { code, stdout, stderr } = await place.run('refused', line.split(' '))
