@@ -1,7 +1,7 @@
 /** `sotto doctor`: looks at everything that a tunnel needs, and says what to do about what is wrong. */
 import { utf8 } from '../../core/bytes.ts'
 import { isTunnelError, TunnelError } from '../../core/errors.ts'
-import { command, isSet, JSON_FLAG, listOf, RELAY_FLAGS, textOf } from '../cli/page.ts'
+import { command, isSet, JSON_FLAG, listOf, RELAY_FLAGS, textOf, wrap } from '../cli/page.ts'
 import { readChoice } from '../cli/plan.ts'
 import { printable } from '../cli/screen.ts'
 import { runChecks } from '../doctor.ts'
@@ -13,7 +13,7 @@ import { relayChecks } from '../doctor_relay.ts'
 import { checkChoice, relayOf } from '../join.ts'
 import type { RelayChoice } from '../join.ts'
 import { Profile } from '../profile.ts'
-import type { World } from '../world.ts'
+import type { TerminalOutput, World } from '../world.ts'
 
 const MARKS: Readonly<Record<Level, string>> = {
   ok: 'ok',
@@ -22,6 +22,9 @@ const MARKS: Readonly<Record<Level, string>> = {
   skipped: '-',
 }
 const MARK_WIDTH = 9
+/** Narrower terminals get the words below their title. */
+const COLUMNS_MIN = 60
+const BELOW_INDENT = 4
 const TITLE_WIDTH = 13
 
 interface DoctorOptions {
@@ -40,7 +43,7 @@ async function run({ choice, stun, bundle, json }: DoctorOptions, world: World):
   ]
   const results = await runChecks(world, checks, (result) => {
     if (json) stdout.write(`${redact(JSON.stringify({ event: 'check', ...result }))}\n`)
-    else stdout.write(lines(result))
+    else stdout.write(lines(result, stdout))
   })
   const failures = results.filter(({ level }) => level === 'fail').length
   const warnings = results.filter(({ level }) => level === 'warning').length
@@ -55,13 +58,10 @@ async function run({ choice, stun, bundle, json }: DoctorOptions, world: World):
     stdout.write(
       `${JSON.stringify({ event: 'done', checks: results.length, failures, warnings })}\n`,
     )
-  } else {stdout.write(`\n${
-      summary(
-        failures,
-        warnings,
-        results.some(({ check }) => check === 'dns'),
-      )
-    }\n`)}
+  } else {
+    const hasRelay = results.some(({ check }) => check === 'dns')
+    stdout.write(`\n${summary(failures, warnings, hasRelay)}\n`)
+  }
   return failures > 0 ? 1 : 0
 }
 
@@ -86,12 +86,18 @@ async function wayChecks(world: World, choice: RelayChoice): Promise<Check[]> {
   }
 }
 
-function lines({ level, title, words, remedy }: Result): string {
+function lines(
+  { level, title, words, remedy }: Result,
+  { isTTY, columns }: TerminalOutput,
+): string {
   const head = `${MARKS[level].padEnd(MARK_WIDTH)}${title.padEnd(TITLE_WIDTH)}`
-  const more = remedy === undefined
-    ? ''
-    : `${' '.repeat(MARK_WIDTH + TITLE_WIDTH)}${printable(remedy)}\n`
-  return redact(`${head}${printable(words)}\n${more}`)
+  const isWide = !isTTY || columns >= COLUMNS_MIN
+  const indent = ' '.repeat(isWide ? head.length : BELOW_INDENT)
+  const folded = isTTY ? wrap(printable(words), columns - indent.length) : [printable(words)]
+  // Remedies are there to be pasted, and stay whole.
+  const rest = [...folded, ...(remedy === undefined ? [] : [printable(remedy)])]
+  const [first, ...more] = isWide ? rest : ['', ...rest]
+  return redact([`${head}${first}`.trimEnd(), ...more.map((one) => indent + one), ''].join('\n'))
 }
 
 function summary(failures: number, warnings: number, hasRelay: boolean): string {
