@@ -135,7 +135,8 @@ export interface Terminal {
    */
   prompt(options: PromptOptions): Promise<string | undefined>
   /**
-   * Each key that is pressed, until what it returns is called; Ctrl-C stays a signal. Undefined where
+   * Each key that is pressed, until what it returns is called; Ctrl-C stays a signal. Ctrl-Z is told when
+   * the program is back from it. Undefined where
    * standard input is no terminal, or the program is in its background.
    */
   keys?(pressed: (key: string) => void): (() => void) | undefined

@@ -29,6 +29,8 @@ export function urlKeys(world: KeysWorld, screen: Screen, url: string): UrlKeys 
     c: () => copyUrl(terminal, screen, url),
     h: () => screen.say(HELP),
     '?': () => screen.say(HELP),
+    // Back in the foreground: the shell wrote over the lines.
+    '\x1a': () => screen.say(HELP),
   }
   let running = false
   const press = async (key: string): Promise<void> => {

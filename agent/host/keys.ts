@@ -7,6 +7,8 @@ import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 
 const PS_MS_MAX = 500
+/** Ctrl-Z: the shell has let the program go on in the foreground. */
+const CAME_BACK = '\x1a'
 
 /** `Terminal.keys`. */
 export function keys(pressed: (key: string) => void): (() => void) | undefined {
@@ -41,7 +43,9 @@ export function keys(pressed: (key: string) => void): (() => void) | undefined {
     process.kill(process.pid, 'SIGTSTP')
   }
   const continued = (): void => {
-    if (!over && isForeground()) setRaw(true)
+    if (over || !isForeground()) return
+    setRaw(true)
+    pressed(CAME_BACK)
   }
   const stop = (): void => {
     if (over) return
