@@ -3,9 +3,11 @@
  * listens: both listen on the port (SO_REUSEPORT), the new one asks the old one by a socket in the data
  * folder, and the old one stops listening, sends its agents over and lets its visitors finish.
  */
-import { chmod, rm } from 'node:fs/promises'
+import * as nodeCrypto from 'node:crypto'
+import { chmod, rename, rm } from 'node:fs/promises'
 import { connect, createServer } from 'node:net'
 import { join } from 'node:path'
+import { hex } from '../../core/bytes.ts'
 import { TunnelError } from '../../core/errors.ts'
 
 const WORD = 'take-over\n'
@@ -40,13 +42,18 @@ export async function awaitSuccessor(
     })
   })
   server.unref()
-  await rm(path, { force: true })
+  // A runtime removes the path that a socket was made at when it closes it, whoever is there by then: so it is
+  // made at one of its own, and moved. Otherwise a third relay would not find the second.
+  const own = `${path}.${hex(nodeCrypto.randomBytes(4))}`
   const open = await new Promise<boolean>((resolve) => {
     // A path that is too long for a socket, or a file system without them.
     server.once('error', () => resolve(false))
-    server.listen(path, () => resolve(true))
+    server.listen(own, () => resolve(true))
   })
-  if (open) await chmod(path, 0o600).catch(() => {})
+  if (open) {
+    await chmod(own, 0o600).catch(() => {})
+    await rename(own, path)
+  }
   return {
     async close() {
       if (!open) return

@@ -16,6 +16,7 @@ import * as assert from 'uvu/assert'
 import { fingerprint, parseKey } from '../../core/key.ts'
 import { proxyHeader } from '../../core/proxy_protocol.ts'
 import { fast } from '../support/crypto.ts'
+import { blockOf } from '../support/document.ts'
 import { startNode } from '../support/relays.ts'
 import type { RelayProcess } from '../support/relays.ts'
 import { E2eWorld, freePort } from '../support/world.ts'
@@ -55,42 +56,36 @@ async function headers(): Promise<number> {
   return (server.address() as AddressInfo).port
 }
 
-function nginx(port: number, relayPort: number): Program {
+const ON_PAGE = { port: 443, relay: 8443, site: 4443 }
+
+/** A configuration as docs/deploy.md has it, with ports of this machine in place of those on the page. */
+function fromPage(
+  name: string,
+  { port, relay, site = 1 }: { port: number; relay: number; site?: number },
+) {
+  const text = blockOf('docs/deploy.md', name)
+  assert.ok(text.includes(`127.0.0.1:${ON_PAGE.relay}`))
+  return text.replaceAll(`127.0.0.1:${ON_PAGE.relay}`, `127.0.0.1:${relay}`)
+    .replaceAll(`127.0.0.1:${ON_PAGE.site}`, `127.0.0.1:${site}`)
+    .replace(/(listen |bind ):?443\b/, `$1127.0.0.1:${port}`)
+}
+
+/** What Debian's nginx.conf says around it. */
+function nginx(port: number, text: string): Program {
   const path = world.path(`nginx-${port}.conf`)
   writeFileSync(
     path,
     `daemon off; master_process off; pid ${world.path(`nginx-${port}.pid`)}; error_log stderr;
 include /etc/nginx/modules-enabled/*.conf;
 events { worker_connections 512; }
-stream {
-  server {
-    listen 127.0.0.1:${port};
-    proxy_pass 127.0.0.1:${relayPort};
-    proxy_protocol on;
-    proxy_timeout 1h;
-  }
-}
-`,
+${text}`,
   )
   return world.start('nginx', ['-c', path, '-e', 'stderr'])
 }
 
-function haproxy(port: number, relayPort: number, send: string): Program {
+function haproxy(port: number, text: string): Program {
   const path = world.path(`haproxy-${port}.cfg`)
-  writeFileSync(
-    path,
-    `defaults
-  mode tcp
-  timeout connect 5s
-  timeout client 1h
-  timeout server 1h
-frontend public
-  bind 127.0.0.1:${port}
-  default_backend relay
-backend relay
-  server relay 127.0.0.1:${relayPort} ${send}
-`,
-  )
+  writeFileSync(path, text)
   return world.start('haproxy', ['-f', path, '-db'])
 }
 
@@ -135,9 +130,19 @@ interface Front {
 }
 
 const FRONTS: Front[] = [
-  { name: 'nginx, v1', start: nginx },
-  { name: 'HAProxy, v1', start: (port, to) => haproxy(port, to, 'send-proxy') },
-  { name: 'HAProxy, v2', start: (port, to) => haproxy(port, to, 'send-proxy-v2 check') },
+  { name: 'nginx, v1', start: (port, relay) => nginx(port, fromPage('nginx', { port, relay })) },
+  {
+    name: 'HAProxy, v1',
+    start: (port, relay) =>
+      haproxy(
+        port,
+        fromPage('haproxy', { port, relay }).replace('send-proxy-v2 check', 'send-proxy'),
+      ),
+  },
+  {
+    name: 'HAProxy, v2',
+    start: (port, relay) => haproxy(port, fromPage('haproxy', { port, relay })),
+  },
 ]
 
 interface Behind {
@@ -153,6 +158,7 @@ async function onBun(front: Front, port: number): Promise<Behind> {
   const program = world.sotto([
     ...['relay', '--port', String(inner), '--public-port', String(port), '--json'],
     ...[
+      // Fewer than all of loopback, so that there is somebody here who is not trusted.
       '--behind-proxy',
       '127.0.0.0/29',
       '--quota',
@@ -256,6 +262,36 @@ for (const front of FRONTS.slice(1)) {
     await shows(await onNode(front, port), port)
   })
 }
+
+test('nginx shares the port: the relay by its names, web sites by all others', async () => {
+  const sites = createServer((socket) => socket.end('web site\n'))
+  await new Promise<void>((resolve) => sites.listen(0, '127.0.0.1', resolve))
+  world.defer(() => sites.close())
+  const site = (sites.address() as AddressInfo).port
+  const port = await freePort()
+  const inner = port === 65_535 ? port - 1 : port + 1
+  const page = blockOf('docs/deploy.md', 'behind-relay').trim()
+  const [, ...words] = page.replace('8443', `${inner}`).replace('443', `${port}`).split(' ')
+  assert.is(words.shift(), 'relay')
+  const program = world.sotto([...['relay', ...words], '--host', '127.0.0.1', '--json'], {
+    home: 'shared',
+  })
+  await program.event('listening')
+  nginx(port, fromPage('nginx-shared', { port, relay: inner, site }))
+  await open(port)
+  const ask = (name: string) =>
+    visit(port, {
+      name,
+      from: '127.0.0.1',
+      say: `GET /healthz HTTP/1.1\r\nHost: ${name}\r\nConnection: close\r\n\r\n`,
+    })
+  assert.match(await ask('relay.example.com'), /^HTTP\/1\.1 200[\s\S]*ok/)
+  await ask('web.secure.relay.example.com')
+  await program.says(/"serverName":"web\.secure\.relay\.example\.com"/)
+  // The web site speaks no TLS here: its bytes are no handshake.
+  assert.match(await ask('www.example.com'), /SSL|wrong version|packet/i)
+  assert.match(await ask('notrelay.example.com'), /SSL|wrong version|packet/i)
+})
 
 test('headers that come in pieces, come late, lie about their length, or never come', async () => {
   const port = await freePort()

@@ -102,6 +102,21 @@ test('--take-over: nobody is turned away, and downloads go on', async () => {
   }
 })
 
+test('one after another: each finds the one before it, and it ends', async () => {
+  const fleet = await Fleet.open()
+  try {
+    let relay = await fleet.relay({ flags: ['--grace', '1'] })
+    const { port, data } = relay
+    for (let i = 0; i < 3; i++) {
+      const next = await fleet.relay({ port, data, flags: ['--take-over', '--grace', '1'] })
+      assert.is(await relay.exited, 0)
+      relay = next
+    }
+  } finally {
+    await fleet.close()
+  }
+})
+
 test('a plain restart, for comparison', async () => {
   const fleet = await Fleet.open()
   try {

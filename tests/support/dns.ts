@@ -50,11 +50,11 @@ export class DnsServer {
     })
   }
 
-  static async start(): Promise<DnsServer> {
+  static async start({ host = '127.0.0.1', port = 0 } = {}): Promise<DnsServer> {
     const server = new DnsServer()
-    await new Promise<void>((resolve) => server.#tcp.listen(0, '127.0.0.1', resolve))
+    await new Promise<void>((resolve) => server.#tcp.listen(port, host, resolve))
     server.port = (server.#tcp.address() as AddressInfo).port
-    await new Promise<void>((resolve) => server.#udp.bind(server.port, '127.0.0.1', resolve))
+    await new Promise<void>((resolve) => server.#udp.bind(server.port, host, resolve))
     return server
   }
 
@@ -111,13 +111,15 @@ export class DnsServer {
 
   /** A name above one that is there is there too (RFC 8020). */
   #exists(name: string): boolean {
-    return [...this.zone.keys()].some((known) => known === name || known.endsWith(`.${name}`))
+    return [...this.zone.keys()].some((known) =>
+      known === name || known.endsWith(`.${name}`) || known === name.replace(/^[^.]+/, '*')
+    )
   }
 
   #records(name: string, type: string): Answer[] {
     const found: Answer[] = []
     for (let at = name, hop = 0; hop < 30; hop++) {
-      const records = this.zone.get(at) ?? []
+      const records = this.zone.get(at) ?? this.zone.get(at.replace(/^[^.]+/, '*')) ?? []
       const alias = records.find((one) => one.type === 'CNAME')
       for (const { type: kind, data, ttl = 60 } of records) {
         if (kind === type || kind === 'CNAME') {
