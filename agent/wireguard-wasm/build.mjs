@@ -9,6 +9,7 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { vendor } from './vendor.mjs'
 
 const here = dirname(fileURLToPath(import.meta.url))
 const target = join(here, 'target')
@@ -32,6 +33,8 @@ const say = (command, ...flags) => execFileSync(command, flags, { encoding: 'utf
 const sysroot = say(rustc, '--print', 'sysroot')
 const cargoHome = process.env.CARGO_HOME ?? join(homedir(), '.cargo')
 
+process.env.CARGO ??= cargo
+vendor()
 const flags = [
   '-Ctarget-feature=+simd128,+bulk-memory',
   `--remap-path-prefix=${here}=/c`,

@@ -12,6 +12,12 @@ use smoltcp::wire::{HardwareAddress, IpCidr, IpListenEndpoint};
 
 use super::sink::PacketSink;
 
+/// Where the limits of a flow's buffers begin; memory is taken for what they hold.
+const INITIAL_BUFFER_BYTES: usize = 256 * 1024;
+
+/// Empty buffers are given back after this.
+const IDLE_MS: u64 = 5_000;
+
 /// What a flow has become, or can do, since it was last asked; bits of `changes`.
 pub mod change {
     pub const CONNECTED: u8 = 1;
@@ -31,13 +37,14 @@ pub struct FlowOptions {
     pub mtu: usize,
     /// Of each direction.
     pub buffer_bytes: usize,
+    /// Few losses without a growing queue do not slow it down.
+    pub tolerant: bool,
     /// Silence of a peer that owes an acknowledgement ends the flow.
     pub timeout_ms: u64,
     pub keep_alive_ms: u64,
     pub random_seed: u64,
 }
 
-/// A slot of a flow that was taken.
 pub struct Flow {
     pub local: SocketAddr,
     pub remote: SocketAddr,
@@ -55,6 +62,11 @@ pub struct Flow {
     was_connected: bool,
     aborted: bool,
     finishing: bool,
+    /// What was counted of its buffers, by the stack.
+    pub accounted: usize,
+    /// What was queued and passed when it was last looked at, and when that changed.
+    moved: (usize, usize, (u32, u32)),
+    moved_ms: u64,
     state: State,
 }
 
@@ -98,6 +110,9 @@ impl Flow {
             was_connected: false,
             aborted: false,
             finishing: false,
+            accounted: 0,
+            moved: (0, 0, (0, 0)),
+            moved_ms: 0,
             state: State::Closed,
         }
     }
@@ -146,9 +161,29 @@ impl Flow {
     }
 
     /// Sends what is to be sent, at most `packets`. True: there is more.
-    pub fn poll(&mut self, packets: usize, mtu: usize, now_ms: u64, sink: &mut impl PacketSink) -> bool {
+    pub fn poll(
+        &mut self,
+        packets: usize,
+        mtu: usize,
+        now_ms: u64,
+        may_grow: bool,
+        sink: &mut impl PacketSink,
+    ) -> bool {
         let at = Instant::from_millis(now_ms as i64);
         let State::Open(open) = &mut self.state else { return false };
+        let socket = open.sockets.get_mut::<tcp::Socket>(open.handle);
+        socket.allow_buffer_growth(may_grow);
+        // What is held when nothing has moved for a while is given back.
+        let moved = (socket.recv_queue(), socket.send_queue(), socket.sequence_numbers());
+        if moved != self.moved {
+            self.moved = moved;
+            self.moved_ms = now_ms;
+        }
+        let holds = socket.allocated() > 0 && socket.recv_queue() + socket.send_queue() == 0;
+        let release_ms = holds.then_some(self.moved_ms + IDLE_MS);
+        if release_ms.is_some_and(|at| at <= now_ms) {
+            socket.release();
+        }
         let mut sent_any = false;
         for _ in 0..packets {
             if !sink.has_room() {
@@ -167,6 +202,9 @@ impl Flow {
         // Due and yet silent: asked again a moment later, or a turn would never end.
         let more = due && sent_any;
         self.deadline_ms = if more { None } else if due { Some(now_ms + 1) } else { next };
+        if let Some(at) = release_ms.filter(|at| *at > now_ms && !more) {
+            self.deadline_ms = Some(self.deadline_ms.map_or(at, |earlier| earlier.min(at)));
+        }
         self.notice();
         more && !self.is_closed()
     }
@@ -240,6 +278,11 @@ impl Flow {
     /// Bytes that the other side has not acknowledged.
     pub fn unacknowledged(&self) -> usize {
         self.socket().map_or(0, |socket| socket.send_queue())
+    }
+
+    /// Bytes that its buffers hold, full or not.
+    pub fn allocated(&self) -> usize {
+        self.socket().map_or(0, |socket| socket.allocated())
     }
 
     /// Sends no more after what was written; reading goes on.
@@ -343,9 +386,11 @@ impl Open {
         interface.update_ip_addrs(|addresses| {
             let _ = addresses.push(IpCidr::new(own.into(), if own.is_ipv4() { 32 } else { 128 }));
         });
-        let buffer = || tcp::SocketBuffer::new(vec![0; options.buffer_bytes]);
+        let buffer = || tcp::SocketBuffer::new(Vec::new());
         let mut socket = tcp::Socket::new(buffer(), buffer());
-        socket.set_congestion_control(tcp::CongestionControl::Reno);
+        socket.set_buffer_growth(options.buffer_bytes.min(INITIAL_BUFFER_BYTES), options.buffer_bytes);
+        socket.set_congestion_control(tcp::CongestionControl::Cubic);
+        socket.set_random_loss_tolerance(options.tolerant);
         // Whoever writes here has gathered bytes already.
         socket.set_nagle_enabled(false);
         socket.set_timeout(Some(Duration::from_millis(options.timeout_ms)));

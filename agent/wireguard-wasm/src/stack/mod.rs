@@ -41,10 +41,12 @@ pub struct StackOptions {
     /// SYNs that wait for `accept`, for one address and port: a host that is dead takes no more.
     pub incoming_max_per_destination: usize,
     pub incoming_max: usize,
-    /// Of each direction of a flow.
+    /// The most for each direction of a flow; it holds what it needs.
     pub buffer_bytes: usize,
-    /// Of the buffers of all flows: beyond it none is opened.
+    /// Of the buffers of all flows. Beyond it none grows: windows shrink to what there is.
     pub memory_bytes: usize,
+    /// Whether losses that are few and come without a longer round trip leave the pace of a flow as it is.
+    pub tolerant: bool,
     /// Whether a SYN to any address becomes an incoming flow; else it is answered by a reset.
     pub accepts: bool,
     /// 16 bytes that nobody can guess.
@@ -58,8 +60,9 @@ impl Default for StackOptions {
             flows_max: 16_384,
             incoming_max_per_destination: 128,
             incoming_max: 1_024,
-            buffer_bytes: 256 * 1024,
+            buffer_bytes: 8 * 1024 * 1024,
             memory_bytes: 512 * 1024 * 1024,
+            tolerant: true,
             accepts: false,
             secret: [0; 16],
         }
@@ -470,10 +473,12 @@ impl Stack {
         }
         while sink.has_room() {
             let Some(id) = self.dirty.pop_front() else { break };
+            let may_grow = self.buffered < self.options.memory_bytes;
             let Some(flow) = self.flow_mut(id) else { continue };
             flow.on_dirty_list = false;
-            let more = flow.poll(TURN_PACKETS, mtu, now_ms, sink);
+            let more = flow.poll(TURN_PACKETS, mtu, now_ms, may_grow, sink);
             let deadline = flow.deadline_ms;
+            self.account(id);
             if more {
                 self.touch(id);
             } else if let Some(at) = deadline {
@@ -554,6 +559,7 @@ impl Stack {
         FlowOptions {
             mtu: self.options.mtu,
             buffer_bytes: self.options.buffer_bytes,
+            tolerant: self.options.tolerant,
             timeout_ms: TIMEOUT_MS,
             keep_alive_ms: KEEP_ALIVE_MS,
             // Of a keyed hash, so that nobody can tell a sequence number from those of other flows.
@@ -578,8 +584,17 @@ impl Stack {
         id
     }
 
+    /// Brings the sum of what all buffers hold up to date.
+    fn account(&mut self, id: FlowId) {
+        let Some(flow) = self.flow_mut(id) else { return };
+        let (before, now) = (flow.accounted, flow.allocated());
+        flow.accounted = now;
+        self.buffered = self.buffered + now - before;
+    }
+
     fn remove(&mut self, id: FlowId) {
         if let Some(flow) = self.flows[id as usize].take() {
+            self.buffered -= flow.accounted;
             self.table.remove(&(flow.local, flow.remote));
             self.free.push(id);
         }

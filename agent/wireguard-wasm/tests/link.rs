@@ -1,0 +1,181 @@
+//! How fast one flow is over links with delay, loss and reordering, in virtual time: the same figures on any
+//! machine. `cargo test --release --test link -- --nocapture` prints them (seconds of virtual time: `seconds`).
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use wireguard_wasm::stack::*;
+
+#[derive(Default)]
+struct Packets(Vec<Vec<u8>>);
+
+impl PacketSink for Packets {
+    fn has_room(&self) -> bool {
+        self.0.len() < 4_096
+    }
+    fn packet<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        let mut packet = vec![0; length];
+        let result = fill(&mut packet);
+        self.0.push(packet);
+        result
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Link {
+    bits_per_second: u64,
+    queue_bytes: u64,
+    rtt_ms: u64,
+    loss_per_million: u64,
+    jitter_us: u64,
+    tolerant: bool,
+    seconds: u64,
+}
+
+const GIGABIT: Link = Link {
+    bits_per_second: 1_000_000_000,
+    queue_bytes: 4_000_000,
+    rtt_ms: 50,
+    loss_per_million: 0,
+    jitter_us: 0,
+    tolerant: true,
+    seconds: 8,
+};
+
+#[derive(Default)]
+struct Way {
+    busy_until_ns: u64,
+    wire: BinaryHeap<Reverse<(u64, u64, Vec<u8>)>>,
+    full: u64,
+    lost: u64,
+    count: u64,
+}
+
+impl Way {
+    fn send(&mut self, now_us: u64, packet: Vec<u8>, link: &Link, dice: &mut u64) {
+        self.count += 1;
+        let waiting = self.busy_until_ns.saturating_sub(now_us * 1_000) * (link.bits_per_second / 1_000_000) / 8_000;
+        if waiting > link.queue_bytes {
+            self.full += 1;
+            return;
+        }
+        let begin = self.busy_until_ns.max(now_us * 1_000);
+        // With the headers of WireGuard, UDP and IP.
+        let bits = (packet.len() as u64 + 60) * 8;
+        self.busy_until_ns = begin + bits * 1_000_000 / (link.bits_per_second / 1_000);
+        if roll(dice) % 1_000_000 < link.loss_per_million {
+            self.lost += 1;
+            return;
+        }
+        let jitter = if link.jitter_us > 0 { roll(dice) % link.jitter_us } else { 0 };
+        let at = self.busy_until_ns / 1_000 + link.rtt_ms * 500 + jitter;
+        self.wire.push(Reverse((at, self.count, packet)));
+    }
+}
+
+fn roll(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+fn end(accepts: bool, link: &Link) -> Stack {
+    let secret = [accepts as u8 + 1; 16];
+    Stack::new(StackOptions { accepts, tolerant: link.tolerant, secret, ..StackOptions::default() })
+}
+
+/// Mbit/s of payload in the second half of the time, and overall; what was dropped and lost.
+fn run(name: &str, link: Link) -> f64 {
+    let mut ends = [end(false, &link), end(true, &link)];
+    let mut ways = [Way::default(), Way::default()];
+    let mut dice = 0x9e37_79b9_7f4a_7c15;
+    let (near, far) = ("100.64.0.2:40000".parse().unwrap(), "192.168.1.9:80".parse().unwrap());
+    let id = ends[0].connect(near, far, 1_000).unwrap();
+    let bytes: Vec<u8> = (0..65_521u32).map(|at| (at * at >> 7) as u8).collect();
+    let (mut sent, mut got, mut half) = (0usize, 0usize, 0);
+    for ms in 1_000..1_000 + link.seconds * 1_000 {
+        let now_us = ms * 1_000;
+        for to in 0..2 {
+            let mut answers = Packets::default();
+            while ways[1 - to].wire.peek().is_some_and(|Reverse((at, ..))| *at <= now_us) {
+                let Some(Reverse((_, _, packet))) = ways[1 - to].wire.pop() else { break };
+                ends[to].receive(ms, &packet, &mut answers);
+            }
+            while let Some((flow, changes)) = ends[to].changed() {
+                if changes & change::INCOMING != 0 {
+                    ends[to].accept(flow, ms);
+                }
+                assert!(changes & change::CLOSED == 0, "{name}: closed at {ms} ms");
+            }
+            if to == 1 {
+                loop {
+                    let piece = ends[1].peek(0);
+                    let count = piece.len().min(bytes.len() - got % bytes.len());
+                    assert!(piece[..count] == bytes[got % bytes.len()..][..count], "{name}");
+                    got += count;
+                    ends[1].consume(0, count);
+                    if count == 0 {
+                        break;
+                    }
+                }
+            } else {
+                loop {
+                    let room = ends[0].room(id);
+                    let count = room.len().min(bytes.len() - sent % bytes.len());
+                    room[..count].copy_from_slice(&bytes[sent % bytes.len()..][..count]);
+                    sent += count;
+                    if ends[0].commit(id, count) == 0 {
+                        break;
+                    }
+                }
+            }
+            ends[to].poll(ms, &mut answers);
+            for packet in answers.0 {
+                ways[to].send(now_us, packet, &link, &mut dice);
+            }
+        }
+        if ms == 1_000 + link.seconds * 500 {
+            half = got;
+        }
+    }
+    let rate = |bytes: usize, seconds: u64| bytes as f64 * 8.0 / seconds as f64 / 1e6;
+    let (late, whole) = (rate(got - half, link.seconds / 2), rate(got, link.seconds));
+    println!(
+        "{name:44} {whole:7.1} Mbit/s ({late:6.1} in the second half), {} packets, queue full {}, lost {}, buffers {} KiB",
+        ways[0].count,
+        ways[0].full,
+        ways[0].lost,
+        (ends[0].buffered_bytes() + ends[1].buffered_bytes()) / 1024,
+    );
+    whole
+}
+
+#[test]
+fn a_clean_link_is_filled() {
+    assert!(run("50 ms, no loss", GIGABIT) >= 600.0);
+    assert!(run("50 ms, no loss, short queue", Link { queue_bytes: 500_000, ..GIGABIT }) >= 500.0);
+    assert!(run("10 ms, 100 Mbit/s", Link { rtt_ms: 10, bits_per_second: 100_000_000, ..GIGABIT }) >= 80.0);
+    assert!(run("200 ms, no loss", Link { rtt_ms: 200, ..GIGABIT }) >= 150.0);
+}
+
+#[test]
+fn few_losses_do_not_slow_it_down() {
+    assert!(run("50 ms, 0.1 %", Link { loss_per_million: 1_000, ..GIGABIT }) >= 150.0);
+    assert!(run("100 ms, 1 %", Link { rtt_ms: 100, loss_per_million: 10_000, ..GIGABIT }) >= 20.0);
+}
+
+#[test]
+fn without_tolerance_it_is_cubic() {
+    let strict = Link { tolerant: false, ..GIGABIT };
+    assert!(run("50 ms, no loss, strict", strict) >= 600.0);
+    assert!(run("50 ms, 0.1 %, strict", Link { loss_per_million: 1_000, ..strict }) >= 7.0);
+    assert!(run("100 ms, 1 %, strict", Link { rtt_ms: 100, loss_per_million: 10_000, ..strict }) >= 1.0);
+}
+
+#[test]
+fn reordering_does_not_collapse_it() {
+    let link = Link { jitter_us: 25_000, bits_per_second: 100_000_000, ..GIGABIT };
+    assert!(run("50 ms + 0-25 ms, 100 Mbit/s", link) >= 60.0);
+    assert!(run("50 ms + 0-25 ms, 1 Gbit/s", Link { jitter_us: 25_000, ..GIGABIT }) >= 60.0);
+    assert!(run("50 ms + 0-1 ms, 1 Gbit/s", Link { jitter_us: 1_000, ..GIGABIT }) >= 300.0);
+}
