@@ -65,7 +65,10 @@ export interface Config {
 
 type Surroundings = Pick<World, 'env' | 'files'>
 
-/** The file that is meant. Throws `config/none` where there is no file. */
+/**
+ * The file that is meant. Throws `config/none` where there is no file, and `config/foreign` where one that
+ * nobody named is of another user: it says which relay gets our key, and what is published.
+ */
 export async function findConfig(
   world: World,
   given: string | undefined,
@@ -80,7 +83,13 @@ export async function findConfig(
     : [absolute(world.directory, named)]
   for (const path of paths) {
     const info = await world.files.info(path)
-    if (info && !info.directory) return path
+    if (!info || info.directory) continue
+    if (named !== undefined || info.own || info.system) return path
+    throw new TunnelError(
+      'config/foreign',
+      `Cannot use ${path}: it is there, and belongs to another user`,
+      { hint: `Look at it first. If you mean it: --config ${path}` },
+    )
   }
   throw new TunnelError(
     'config/none',

@@ -213,6 +213,8 @@ export interface FileInfo {
   readonly modifiedMs: number
   /** True when this process's user owns it (always true where there are no users). */
   readonly own: boolean
+  /** True when the administrator owns it. */
+  readonly system?: boolean
   readonly directory: boolean
 }
 

@@ -31,6 +31,12 @@ export const CONFIG: ErrorTable = {
         'Compare it with those that the message names, and with docs/config.md.',
         CHECK,
       ],
+      foreign: [
+        'The sotto.yaml of this folder belongs to another user.',
+        'Anybody can put one into a folder such as /tmp; it would decide which relay gets your key and what of this machine is published.',
+        'Look at it. If you mean it, name it.',
+        'sotto up --config PATH',
+      ],
       missing: [
         'A field that must be there is not.',
         'It was forgotten, or stands at the wrong depth.',

@@ -285,6 +285,32 @@ test('the file is found by flag, folder, profile, in this order', async () => {
   }
 })
 
+test('attack: a file of another user in the folder one happens to be in is not taken unasked', async () => {
+  const t = await testWorld()
+  const path = `${t.dir}/sotto.yaml`
+  await t.world.files.write(path, utf8('tunnels: {web: {http: 3000}}\n'))
+  const owned = (own: boolean, system: boolean): typeof t.world => ({
+    ...t.world,
+    directory: t.dir,
+    files: {
+      ...t.world.files,
+      info: async (one) => {
+        const info = await t.world.files.info(one)
+        return info && { ...info, own, system }
+      },
+    },
+  })
+  try {
+    await findConfig(owned(false, false), undefined)
+    assert.unreachable('it was taken')
+  } catch (error) {
+    assert.ok(isTunnelError(error, 'config/foreign'), String(error))
+  }
+  assert.is(await findConfig(owned(false, false), 'sotto.yaml'), path)
+  assert.is(await findConfig(owned(false, true), undefined), path)
+  await t.close()
+})
+
 test('the key comes from a file that others cannot read', async () => {
   const { world, dir, close } = await testWorld()
   try {
