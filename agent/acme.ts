@@ -22,7 +22,10 @@ import {
 import type { RenewalWindow } from '../core/renewal.ts'
 import { authorityAndSerial, certificateRequest, challengeCertificate } from './acme_challenge.ts'
 import type { Challenges } from './acme_challenge.ts'
+import { askCa } from './acme_ask.ts'
+import type { CaWorld } from './acme_ask.ts'
 import { retryAfterMs } from './acme_port.ts'
+import type { AcmePlace } from './acme_port.ts'
 import { AcmeStore } from './acme_store.ts'
 import type { Certificate, CertificateSource } from './certificate.ts'
 import type { Profile } from './profile.ts'
@@ -68,7 +71,7 @@ export interface AcmeSourceOptions {
   news(news: AcmeNews): void
 }
 
-type Surroundings = Pick<World, 'tls' | 'clock' | 'crypto' | 'files' | 'acme'>
+type Surroundings = CaWorld & Pick<World, 'crypto' | 'acme'>
 
 /** A source that becomes better by itself. */
 export class AcmeSource implements CertificateSource {
@@ -192,14 +195,11 @@ export class AcmeSource implements CertificateSource {
   async #ask(): Promise<void> {
     const { clock, acme } = this.#world
     if (!this.#trusted || clock.now() < this.#infoAtMs) return
-    const { choice } = this.#options
     this.#infoAtMs = clock.now() + INFO_AFTER_MS
     try {
       const id = await this.#id(this.#trusted)
       const answer = id === undefined ? undefined : await acme.renewalInfo({
-        directory: choice.directory,
-        ca: choice.ca,
-        signal: this.#stop.signal,
+        ...this.#place(),
         certificateId: id,
       })
       if (!answer) return
@@ -230,9 +230,7 @@ export class AcmeSource implements CertificateSource {
     try {
       const { key, csr } = await certificateRequest(host)
       const cert = await acme.obtain({
-        directory: choice.directory,
-        ca: choice.ca,
-        signal: this.#stop.signal,
+        ...this.#place(),
         accountKey: account.key,
         accountUrl: account.url,
         eab: choice.eab,
@@ -267,6 +265,14 @@ export class AcmeSource implements CertificateSource {
       this.#failed(failure, nextMs)
       return nextMs
     }
+  }
+
+  #place(): AcmePlace {
+    const { choice: { directory, ca } } = this.#options
+    const { signal } = this.#stop
+    const ask: AcmePlace['ask'] = (url, body) =>
+      askCa(this.#world, { url, ca, signal, ...(body === undefined ? {} : { body }) })
+    return { directory, signal, ask }
   }
 
   async #challenge(digest: Uint8Array): Promise<() => void> {

@@ -15,11 +15,18 @@ export interface AcmePort {
   ): Promise<{ readonly info: unknown; readonly retryAfter: string | undefined } | undefined>
 }
 
+export interface CaAnswer {
+  readonly status: number
+  /** By name in lower case. */
+  readonly fields: ReadonlyMap<string, string>
+  readonly body: Uint8Array
+}
+
 export interface AcmePlace {
   /** URL of the directory. */
   readonly directory: string
-  /** PEM certificates to trust in place of the system's, for the CA's own API. */
-  readonly ca: readonly string[] | undefined
+  /** One exchange with the CA, by POST where there is a body. Throws `acme/…`, `proxy/…`. */
+  ask(url: URL, body?: string): Promise<CaAnswer>
   readonly signal: AbortSignal
 }
 

@@ -10,7 +10,7 @@ import { readChoice } from '../cli/plan.ts'
 import { bytesWords, Screen } from '../cli/screen.ts'
 import { checkChoice, hostOf, join } from '../join.ts'
 import type { RelayChoice } from '../join.ts'
-import { connectTlsOut } from '../outward.ts'
+import { connectTlsOut, environmentCa, readCa } from '../outward.ts'
 import { Profile } from '../profile.ts'
 import { RelayApi } from '../relay_api.ts'
 import { fetchProgram, fetchRelease, judge, signerOf, tryProgram } from '../update.ts'
@@ -182,10 +182,15 @@ async function source(
   screen: Screen,
 ): Promise<{ base: URL; fetching: Fetching }> {
   const { clock, signal } = world
+  // --ca is about the server that was named: the one of --from, or the relay.
+  const ca = from && choice.ca !== undefined
+    ? await readCa(world, choice.ca, '--ca')
+    : await environmentCa(world)
   const byCa = (url: URL): Promise<Conn> =>
     connectTlsOut(world, { host: hostOf(url), port: Number(url.port) || 443 }, {
       servername: hostOf(url),
       alpn: ['http/1.1'],
+      ...(ca ? { ca } : {}),
     })
   if (from) return { base: from, fetching: { clock, signal, connect: byCa } }
   const joining = await join(world, choice, (line) => screen.tell(line))

@@ -12,7 +12,6 @@ export const ACME: ErrorTable = {
         'Look in the folder "acme" of the profile\'s state for the account of this CA. If it was deactivated on purpose, move that file away and a new account is made.',
         'sotto http 3000 --acme off',
       ],
-      answer: later('The CA, or something before it, gave an answer without end.'),
       binding: [
         'The CA wants to know whose account this is, and was not told, or does not believe it.',
         'It gives certificates to its customers alone (external account binding).',

@@ -1,18 +1,15 @@
 /**
- * ACME by the library acme-client, which signs and counts nonces; what goes over the network is the
- * runtime's own `fetch`, with our bounds, our roots and no waiting hidden inside: when a CA says
- * "later", that is an error that says when.
+ * ACME by the library acme-client, which signs and counts nonces; what goes over the network goes our own
+ * way, with our bounds, our roots and no waiting hidden inside: when a CA says "later", that is an error
+ * that says when.
  */
 import { createHash } from 'node:crypto'
 import type { Authorization, Client, Order } from 'acme-client'
 import { isTunnelError, TunnelError } from '../../core/errors.ts'
 import type { ErrorCode } from '../../core/errors.ts'
 import { retryAfterOf } from '../../core/renewal.ts'
-import type { AcmeOrder, AcmePlace, AcmePort } from '../acme_port.ts'
-import { VERSION } from '../version.ts'
+import type { AcmeOrder, AcmePlace, AcmePort, CaAnswer } from '../acme_port.ts'
 
-const REQUEST_MS_MAX = 30_000
-const ANSWER_BYTES_MAX = 1_048_576
 /** A CA under load may refuse many nonces in a row; each comes with a fresh one. */
 const BAD_NONCES_MAX = 20
 /** From the answered challenge, or the finished order, to the verdict. */
@@ -70,7 +67,8 @@ async function open(options: AcmeOrder): Promise<{ client: Client; transport: Tr
   const transport = new Transport(options)
   const { http } = client as unknown as Inner
   http.maxBadNonceRetries = BAD_NONCES_MAX
-  http.request = (url, method, { data } = {}) => transport.request(url, method, data)
+  // It asks for nonces by HEAD; GET gives them too (RFC 8555 §7.2).
+  http.request = (url, _method, { data } = {}) => transport.request(url, data)
   return { client, transport }
 }
 
@@ -203,33 +201,9 @@ class Transport {
     this.#place = place
   }
 
-  async request(url: string, method: string, data?: unknown): Promise<Answer> {
-    const { ca, signal, directory } = this.#place
-    if (!/^https:/i.test(url)) {
-      throw new TunnelError('acme/directory', `Cannot talk to the CA: found ${url}, expected https`)
-    }
-    let response: Response
-    let text: string
-    try {
-      response = await fetch(url, {
-        method: method.toUpperCase(),
-        headers: { 'content-type': 'application/jose+json', 'user-agent': `sotto/${VERSION}` },
-        redirect: 'error',
-        signal: AbortSignal.any([signal, AbortSignal.timeout(REQUEST_MS_MAX)]),
-        ...(data === undefined ? {} : { body: JSON.stringify(data) }),
-        ...(ca ? { tls: { ca: [...ca] } } : {}),
-      })
-      text = await bounded(response)
-    } catch (cause) {
-      if (signal.aborted) throw stopped()
-      if (isTunnelError(cause)) throw cause
-      throw new TunnelError(
-        'acme/unreachable',
-        `Cannot reach the CA at ${new URL(directory).host}: ${reasonOf(cause)}`,
-        { cause },
-      )
-    }
-    const answer = answerOf(response, text)
+  async request(url: string, data?: unknown): Promise<Answer> {
+    const body = data === undefined ? undefined : JSON.stringify(data)
+    const answer = answerOf(await this.#place.ask(new URL(url), body))
     this.#note(answer)
     return answer
   }
@@ -281,52 +255,26 @@ function kindOf(problem: Problem | undefined): { code: ErrorCode; hint?: string 
   return { code: 'acme/refused' }
 }
 
-async function bounded(response: Response): Promise<string> {
-  const parts: Uint8Array[] = []
-  let bytes = 0
-  const reader = response.body?.getReader()
-  for (;;) {
-    const { value: part } = await reader?.read() ?? {}
-    if (!part) break
-    bytes += part.length
-    if (bytes > ANSWER_BYTES_MAX) {
-      throw new TunnelError(
-        'acme/answer',
-        `Cannot read the CA's answer: found more than ${ANSWER_BYTES_MAX} bytes`,
-      )
-    }
-    parts.push(part)
-  }
-  return Buffer.concat(parts).toString('utf8')
-}
-
-function answerOf(response: Response, text: string): Answer {
-  const type = response.headers.get('content-type') ?? ''
-  let data: unknown = text
-  if (/json/.test(type)) {
+function answerOf({ status, fields, body }: CaAnswer): Answer {
+  let data: unknown = new TextDecoder().decode(body)
+  if (/json/.test(fields.get('content-type') ?? '')) {
     try {
-      data = JSON.parse(text)
+      data = JSON.parse(data as string)
     } catch {
       // A proxy's page under a wrong name: as text it is refused where JSON was expected.
     }
   }
-  return { status: response.status, headers: Object.fromEntries(response.headers), data }
-}
-
-function reasonOf(cause: unknown): string {
-  const { code, message, name } = cause as { code?: unknown; message?: string; name?: string }
-  if (name === 'TimeoutError') return `no answer in ${REQUEST_MS_MAX / 1000} s`
-  return typeof code === 'string' ? code : message ?? String(cause)
+  return { status, headers: Object.fromEntries(fields), data }
 }
 
 async function renewalInfo(
   options: AcmePlace & { certificateId: string },
 ): Promise<{ info: unknown; retryAfter: string | undefined } | undefined> {
   const transport = new Transport(options)
-  const { data: directory, status } = await transport.request(options.directory, 'get')
+  const { data: directory, status } = await transport.request(options.directory)
   const base = (directory as { renewalInfo?: unknown } | undefined)?.renewalInfo
   if (status !== 200 || typeof base !== 'string') return undefined
-  const answer = await transport.request(`${base}/${options.certificateId}`, 'get')
+  const answer = await transport.request(`${base}/${options.certificateId}`)
   if (answer.status !== 200) throw transport.explained(new Error('no renewal information'))
   return { info: answer.data, retryAfter: answer.headers['retry-after'] }
 }

@@ -1,5 +1,5 @@
 // seconds: 240
-// needs: chromium pebble pebble-challtestsrv openssl certutil
+// needs: chromium pebble pebble-challtestsrv openssl certutil tinyproxy
 /**
  * Certificates of a CA for an agent's own name, from pebble with its faults switched on: the question
  * comes through the relay as any visitor, the self-signed certificate serves until the answer is there,
@@ -281,6 +281,24 @@ test('external account binding: said what is missing; with the key it works', as
   })
   await issued(bound)
   await bound.stop()
+})
+
+test('where a proxy is the only way out, the CA is asked through it', async () => {
+  const pebble = await ca()
+  const port = await freePort()
+  const conf = world.path('tinyproxy.conf')
+  writeFileSync(conf, `Port ${port}\nListen 127.0.0.1\nLogLevel Info\n`)
+  const proxy = world.start('tinyproxy', ['-d', '-c', conf])
+  await proxy.says(/Accepting connections/)
+  // Whatever else there may be: loopback goes by a proxy that is named for sotto alone.
+  const env = { SOTTO_PROXY: `http://127.0.0.1:${port}` }
+  const program = await tunnel(pebble, { name: 'proxied', env })
+  await issued(program)
+  await proxy.says(new RegExp(`CONNECT localhost:${new URL(pebble.directory).port} `))
+  await proxy.says(new RegExp(`CONNECT localhost:${relay.port} `))
+  assert.is(await get('proxied.secure.localhost', await pebble.root()), 'hello from behind')
+  await program.stop()
+  await proxy.stop()
 })
 
 test('a directory that is down leaves the tunnel as it is', async () => {
