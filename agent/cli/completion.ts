@@ -52,6 +52,12 @@ const CODES: Names = async () =>
 const PROFILES: Names = async (world) =>
   (await profileNames(world)).map((word) => ({ word, about: 'profile' }))
 
+const TUNNELS: Names = async (world) => {
+  const { findConfig, loadConfig } = await import('../config.ts')
+  const { tunnels } = await loadConfig(world, await findConfig(world, undefined))
+  return tunnels.map(({ key }) => ({ word: key, about: 'tunnel' }))
+}
+
 /** By what an argument or a flag's value is called on the page. */
 const VALUES: Readonly<Record<string, Names>> = {
   PEER: PEERS,
@@ -66,6 +72,9 @@ const VALUES: Readonly<Record<string, Names>> = {
 }
 /** Where one word means something else on one page. */
 const BY_PAGE: Readonly<Record<string, Names>> = {
+  'sotto up NAME': TUNNELS,
+  'sotto logs NAME': TUNNELS,
+  'sotto connect NAME': PEERS,
   'sotto peers forget NAME': PEERS,
   'sotto peers verify NAME': PEERS,
   'sotto pair CODE': () => Promise.resolve([]),

@@ -376,6 +376,12 @@ const ROOT_VERB: Verb = {
   verbs: VERBS,
 }
 
+const ROOT_FLAGS: readonly (readonly [string, string])[] = [
+  [`--${PROFILE_FLAG.name}`, PROFILE_FLAG.help],
+  ['--version', 'Print the version.'],
+  ['--help', 'Print the commands.'],
+]
+
 function credentialVerbs(what: 'keys' | 'tokens', words: string): Verb {
   const load = (verb: 'create' | 'list' | 'revoke') => async (): Promise<Command> =>
     what === 'keys'
@@ -457,9 +463,9 @@ async function complete(argv: readonly string[], world: World): Promise<number> 
     verb = verb.verbs[words[at++]!]!
   }
   const page = (await verb.load?.())?.page
-  const verbs = Object.entries(verb.verbs ?? {}).map(([word, { summary }]) =>
-    [word, summary] as const
-  )
+  const verbs: (readonly [string, string])[] = Object.entries(verb.verbs ?? {})
+    .map(([word, { summary }]) => [word, summary])
+  if (verb === ROOT_VERB && words[at]?.startsWith('-')) verbs.push(...ROOT_FLAGS)
   // A wrong profile is told by commands, not into the middle of a line.
   const own = await inProfile(world, profile).catch(() => world)
   const found = await offers({ verbs, rest: words.slice(at), ...(page && { page }) }, own)

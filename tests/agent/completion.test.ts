@@ -94,6 +94,7 @@ test('pinned peers and services are offered where a page asks for them', async (
   assert.equal(await offered('peers', 'forget', ''), ['alice', 'db.prod'])
   assert.equal(await offered('a2a', 'send', 'al'), ['alice'])
   assert.ok((await offered('access', 'allow', 'alice', '')).includes('connect'))
+  assert.ok((await offered('connect', '')).includes('alice'))
   assert.ok((await offered('access', 'allow', 'alice', 'connect', '')).includes('a2a'))
 })
 
