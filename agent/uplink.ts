@@ -286,7 +286,10 @@ export class Uplink {
       this.#broken(
         new TunnelError(
           (notice?.code ?? 'uplink/refused') as `${string}/${string}`,
-          notice?.message ?? `Cannot stay on the relay: it closed the link with ${code} ${reason}`,
+          `Cannot stay on the relay: ${
+            notice?.message ?? `it closed the link with ${code} ${reason}`
+          }`,
+          notice?.code === 'relay/revoked' ? { hint: 'Log in again: sotto login RELAY' } : {},
         ),
       )
     } else this.#lost(reason || (code === 1006 ? 'the connection was lost' : `closed with ${code}`))

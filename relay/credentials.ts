@@ -421,7 +421,7 @@ function checkWanted(wanted: NewCredential, now: number): void {
 
 function refused(reason: 'unknown' | 'expired' | 'revoked'): TunnelError {
   return new TunnelError(`credentials/${reason}`, REFUSED, {
-    hint: 'Ask the operator for a new one: sotto relay keys create',
+    hint: 'Log in again: sotto login RELAY. An operator makes keys by: sotto relay keys create',
   })
 }
 
