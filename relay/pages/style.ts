@@ -20,6 +20,11 @@ th, td { padding: .35rem .75rem .35rem 0; border-bottom: 1px solid var(--line);
   text-align: left; vertical-align: top }
 th { font-weight: 600; white-space: nowrap }
 td code { white-space: nowrap }
+@media (max-width: 32rem) {
+  th, td { display: block; white-space: normal; padding-right: 0 }
+  th { padding-bottom: 0; border: 0; overflow-wrap: anywhere }
+  pre { white-space: pre-wrap }
+}
 section.operation { margin: 1rem 0; padding: .9rem 1.1rem; border: 1px solid var(--line);
   border-radius: .5rem }
 section.operation h3 { margin: 0 }
