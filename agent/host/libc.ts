@@ -1,6 +1,6 @@
 /**
  * The few calls of the C library that the runtime has no face for: a datagram to a unix socket, the
- * manager's clock, the path MTU of a socket. Linux alone. Loaded when one of them is made, so that starting pays nothing.
+ * manager's clock, the path MTU of a socket, many datagrams at once. Linux alone. Loaded when one of them is made, so that starting pays nothing.
  */
 import { TunnelError } from '../../core/errors.ts'
 
@@ -11,6 +11,10 @@ const SYMBOLS = {
   socket: { args: ['i32', 'i32', 'i32'], returns: 'i32' },
   sendto: { args: ['i32', 'ptr', 'u64', 'i32', 'ptr', 'u32'], returns: 'i64' },
   connect: { args: ['i32', 'ptr', 'u32'], returns: 'i32' },
+  setsockopt: { args: ['i32', 'i32', 'i32', 'ptr', 'u32'], returns: 'i32' },
+  sendmmsg: { args: ['i32', 'ptr', 'u32', 'i32'], returns: 'i32' },
+  recvmmsg: { args: ['i32', 'ptr', 'u32', 'i32', 'ptr'], returns: 'i32' },
+  __errno_location: { args: [], returns: 'ptr' },
   getsockopt: { args: ['i32', 'i32', 'i32', 'ptr', 'ptr'], returns: 'i32' },
   clock_gettime: { args: ['i32', 'ptr'], returns: 'i32' },
   close: { args: ['i32'], returns: 'i32' },
@@ -24,12 +28,12 @@ export const SOCK_CLOEXEC = 0x80000
 export const CLOCK_MONOTONIC = 1
 export const MSG_NOSIGNAL = 0x4000
 
-/** The library's functions, and `ptr` for their arguments. Throws `host/unsupported`. */
+/** The library's functions, `ptr` for their arguments and `read` for what they point to. Throws `host/unsupported`. */
 export async function openLibc() {
-  const { dlopen, ptr } = await import('bun:ffi')
+  const { dlopen, ptr, read } = await import('bun:ffi')
   for (const name of NAMES) {
     try {
-      return { libc: dlopen(name, SYMBOLS).symbols, ptr }
+      return { libc: dlopen(name, SYMBOLS).symbols, ptr, read }
     } catch {
       // The other one.
     }

@@ -447,6 +447,7 @@ export class Device implements PeerDevice {
     this.#restartCount++
     this.#queued = this.#queueEnd = 0
     this.#byId.length = 0
+    this.#inbox.clear()
     this.#open()
     for (const peer of this.#byKey.values()) {
       const state = { ...peer.state }
