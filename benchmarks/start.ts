@@ -36,6 +36,7 @@ export async function start({ quick }: BenchOptions): Promise<void> {
     const figures: Figure[] = [
       measure('the smallest program of Bun', starts, smallest(lab), []),
       { ...measure('sotto --version', starts, binary, ['--version']), goalMs: VERSION_MS_GOAL },
+      measure('sotto http --help', starts, binary, ['http', '--help']),
       measure('sotto --version, from the sources', starts, process.execPath, [
         join(ROOT, 'agent/main.ts'),
         '--version',
