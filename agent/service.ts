@@ -259,6 +259,15 @@ async function checkFiles(world: World, plan: ServicePlan): Promise<void> {
       },
     )
   }
+  for (const path of plan.kind === 'system' ? plan.program : []) {
+    const info = await files.info(path)
+    if (!info || info.system !== false && (info.mode & 0o002) === 0) continue
+    throw new TunnelError(
+      'service/foreign',
+      `Cannot install the service: somebody without the rights of root could change ${path}`,
+      { hint: 'Put the program into /usr/local/bin, as root: the installer does so.' },
+    )
+  }
   if (plan.name === 'agent' && !await files.info(plan.config)) {
     throw new TunnelError(
       'service/config',

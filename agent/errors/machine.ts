@@ -47,6 +47,11 @@ export const MACHINE: ErrorTable = {
         'Write the tunnels into sotto.yaml. For a relay say "relay" before the two dashes.',
         'sotto service install relay -- --domain relay.example.com',
       ],
+      foreign: [
+        'A service of the whole machine would run a program that somebody else than root can change.',
+        'The program belongs to a person, or all may write to it; whoever changes it has the rights of the service.',
+        'Put the program into /usr/local/bin as root, which the installer does for root.',
+      ],
       hidden: [
         "The service could not see its program or its file, because homes are hidden from a machine's services.",
         'The program is installed in a home, such as ~/.local/bin, or its file is there.',

@@ -129,7 +129,7 @@ async function info(path: string): Promise<FileInfo | undefined> {
       mode: found.mode & 0o777,
       modifiedMs: found.mtimeMs,
       own: user === undefined || found.uid === user,
-      system: found.uid === 0,
+      ...(user === undefined ? {} : { system: found.uid === 0 }),
       directory: found.isDirectory(),
     }
   } catch (error) {

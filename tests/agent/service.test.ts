@@ -11,6 +11,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { installService } from '../../agent/service.ts'
 import { launchdPlist } from '../../agent/service_launchd.ts'
 import { notifySocket } from '../../agent/host/notify.ts'
 import { keepAlive, tellReady, tellReloading } from '../../agent/service_notice.ts'
@@ -18,8 +19,10 @@ import { checkPlan, needsLowPort } from '../../agent/service_plan.ts'
 import type { ServicePlan } from '../../agent/service_plan.ts'
 import { quote, systemdUnit } from '../../agent/service_systemd.ts'
 import { utf16, windowsTask, windowsWord } from '../../agent/service_windows.ts'
+import { TunnelError } from '../../core/errors.ts'
 import { testWorld } from '../support/agent_world.ts'
 import { Place } from '../support/cli.ts'
+import { rejection } from '../support/rejection.ts'
 
 /** `systemd-analyze security`, 0 safe to 10 exposed: ours must be below. */
 const EXPOSURE_MAX = 2
@@ -218,6 +221,31 @@ test('where nobody listens nothing happens', async () => {
   ) {
     assert.is(await notifySocket(address, ['READY=1']), false)
   }
+})
+
+test('attack: no service of the whole machine runs what a person without rights can change', async () => {
+  const { world, close, dir } = await testWorld()
+  const program = `${dir}/sotto`
+  await world.files.write(program, new Uint8Array(1), { mode: 0o755 })
+  const plan = { name: 'relay', kind: 'system', program: [program], flags: [] } as const
+  const install = (info: { system: boolean; mode: number }): Promise<unknown> =>
+    rejection(installService({
+      ...world,
+      system: { ...world.system, platform: 'darwin', uid: 0 },
+      programs: { start: () => Promise.reject(new TunnelError('program/start', 'none')) },
+      files: {
+        ...world.files,
+        info: async (path) => {
+          const found = await world.files.info(path)
+          return found && { ...found, ...info }
+        },
+        write: () => Promise.resolve(),
+      },
+    }, { ...plan, config: '', runAs: undefined }))
+  assert.is(await install({ system: false, mode: 0o755 }), 'service/foreign')
+  assert.is(await install({ system: true, mode: 0o777 }), 'service/foreign')
+  assert.is(await install({ system: true, mode: 0o755 }), 'service/manager', 'asks the manager')
+  await close()
 })
 
 test('readiness is one line of words; reloading names the time of the manager', async () => {
