@@ -306,6 +306,69 @@ fn a_peer_that_vanished_ends_the_flow_in_time() {
 }
 
 #[test]
+fn buffers_grow_by_need_and_are_given_back() {
+    let mut pair = Pair::new(3, Faults { delay_ms: (20, 20), ..Faults::default() });
+    pair.ends = [7, 8].map(|secret| {
+        Stack::new(StackOptions { accepts: secret == 8, secret: [secret; 16], ..StackOptions::default() })
+    });
+    let id = pair.ends[0].connect(at("100.64.0.2:40000"), at("192.168.1.9:80"), pair.now_ms).unwrap();
+    assert!(pair.ends[0].buffered_bytes() == 0, "an idle flow costs no buffers");
+    let (whole, mut sent, mut got) = (vec![7; 30_000_000], 0, 0);
+    let (mut most, mut buffer) = (0, vec![0; 1 << 20]);
+    while got < whole.len() {
+        pair.step();
+        sent += pair.ends[0].write(id, &whole[sent..]);
+        got += pair.ends[1].read(0, &mut buffer);
+        most = most.max(pair.ends[0].buffered_bytes());
+    }
+    assert!(most > 1 << 20, "{most}");
+    let until = pair.now_ms + 6_000;
+    while pair.now_ms < until {
+        pair.step();
+    }
+    assert_eq!((pair.ends[0].buffered_bytes(), pair.ends[1].buffered_bytes()), (0, 0));
+    // And it works on.
+    assert_eq!(pair.ends[0].write(id, b"more"), 4);
+    while pair.ends[1].read(0, &mut buffer) == 0 {
+        pair.step();
+    }
+    assert_eq!(&buffer[..4], b"more");
+}
+
+#[test]
+fn memory_of_all_flows_has_a_limit() {
+    let limit = 2 << 20;
+    let mut pair = Pair::new(3, Faults { delay_ms: (20, 20), ..Faults::default() });
+    pair.ends = [7, 8].map(|secret| {
+        let options = StackOptions { accepts: secret == 8, memory_bytes: limit, ..StackOptions::default() };
+        Stack::new(StackOptions { secret: [secret; 16], ..options })
+    });
+    let flows: Vec<FlowId> = (0..60)
+        .map(|n| {
+            let from = SocketAddr::new("100.64.0.2".parse().unwrap(), 1_000 + n);
+            pair.ends[0].connect(from, at("192.168.1.9:80"), pair.now_ms).unwrap()
+        })
+        .collect();
+    let (whole, mut buffer) = (pattern(400_000, 3), vec![0; 1 << 16]);
+    let mut sent = vec![0; flows.len()];
+    let mut got = vec![0; flows.len()];
+    let mut most = 0;
+    while got.iter().sum::<usize>() < whole.len() * flows.len() {
+        assert!(pair.step() && pair.now_ms < 600_000, "{got:?}");
+        for (n, id) in flows.iter().enumerate() {
+            sent[n] += pair.ends[0].write(*id, &whole[sent[n]..]);
+            // Half of the readers are slow: they hold what they may, and the others get on.
+            if n % 2 == 0 || pair.now_ms % 3 == 0 {
+                let count = pair.ends[1].read(*id, &mut buffer);
+                got[n] += count;
+            }
+        }
+        most = most.max(pair.ends[0].buffered_bytes()).max(pair.ends[1].buffered_bytes());
+    }
+    assert!(most <= limit + 60 * (32 << 10) + (256 << 10), "{most}");
+}
+
+#[test]
 fn datagrams_and_echoes_pass_one_by_one() {
     let mut one = stack(false, 1);
     for (source, destination) in [("100.64.0.2:53", "10.0.0.1:5353"), ("[fd00::1]:53", "[fd00::2]:9")] {

@@ -43,7 +43,7 @@ pub struct StackOptions {
     pub incoming_max: usize,
     /// The most for each direction of a flow; it holds what it needs.
     pub buffer_bytes: usize,
-    /// Of the buffers of all flows. Beyond it none grows: windows shrink to what there is.
+    /// Of the buffers of all flows. Beyond it none grows over 16 KiB, and windows shrink to what there is.
     pub memory_bytes: usize,
     /// Whether losses that are few and come without a longer round trip leave the pace of a flow as it is.
     pub tolerant: bool,
@@ -260,7 +260,7 @@ impl Stack {
         now_ms: u64,
         sink: &mut impl PacketSink,
     ) {
-        let mtu = self.options.mtu;
+        let (mtu, may_grow) = (self.options.mtu, self.may_grow());
         let Some(flow) = self.flows[id as usize].as_mut() else { return };
         if flow.is_incoming() {
             // A SYN again, or a reset by somebody who has seen it: it has not been answered yet.
@@ -272,7 +272,9 @@ impl Stack {
             }
             return;
         }
+        flow.allow_growth(may_grow);
         flow.receive(packet, mtu, now_ms, sink);
+        self.account(id);
         self.touch(id);
         self.settle(id);
     }
@@ -378,6 +380,11 @@ impl Stack {
 
     /// See `Flow::room`; the address holds as that of `peek`.
     pub fn room(&mut self, id: FlowId) -> &mut [u8] {
+        let may_grow = self.may_grow();
+        let Some(flow) = self.flow_mut(id) else { return &mut [] };
+        flow.allow_growth(may_grow);
+        flow.reserve();
+        self.account(id);
         self.flow_mut(id).map_or(&mut [], Flow::room)
     }
 
@@ -396,8 +403,11 @@ impl Stack {
 
     /// See `Flow::write`.
     pub fn write(&mut self, id: FlowId, bytes: &[u8]) -> usize {
+        let may_grow = self.may_grow();
         let Some(flow) = self.flow_mut(id) else { return 0 };
+        flow.allow_growth(may_grow);
         let taken = flow.write(bytes);
+        self.account(id);
         if taken > 0 {
             self.touch(id);
         }
@@ -473,10 +483,11 @@ impl Stack {
         }
         while sink.has_room() {
             let Some(id) = self.dirty.pop_front() else { break };
-            let may_grow = self.buffered < self.options.memory_bytes;
+            let may_grow = self.may_grow();
             let Some(flow) = self.flow_mut(id) else { continue };
+            flow.allow_growth(may_grow);
             flow.on_dirty_list = false;
-            let more = flow.poll(TURN_PACKETS, mtu, now_ms, may_grow, sink);
+            let more = flow.poll(TURN_PACKETS, mtu, now_ms, sink);
             let deadline = flow.deadline_ms;
             self.account(id);
             if more {
@@ -582,6 +593,10 @@ impl Stack {
         };
         self.table.insert(ends, id);
         id
+    }
+
+    fn may_grow(&self) -> bool {
+        self.buffered < self.options.memory_bytes
     }
 
     /// Brings the sum of what all buffers hold up to date.
