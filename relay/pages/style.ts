@@ -24,6 +24,7 @@ td code { white-space: nowrap }
   th, td { display: block; white-space: normal; padding-right: 0 }
   th { padding-bottom: 0; border: 0; overflow-wrap: anywhere }
   pre { white-space: pre-wrap }
+  td code { white-space: normal }
 }
 section.operation { margin: 1rem 0; padding: .9rem 1.1rem; border: 1px solid var(--line);
   border-radius: .5rem }
