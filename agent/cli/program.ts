@@ -186,6 +186,19 @@ const VERBS: Readonly<Record<string, Verb>> = {
       },
     },
   },
+  wg: {
+    summary: 'private networks over WireGuard, without root',
+    verbs: {
+      serve: {
+        summary: 'serve a private network that leads to what this machine reaches',
+        load: async () => (await import('../commands/wg_serve.ts')).serveWg,
+      },
+      socks5: {
+        summary: 'use a private network by a SOCKS5 proxy of this machine',
+        load: async () => (await import('../commands/wg_socks5.ts')).socks5Wg,
+      },
+    },
+  },
   audit: {
     summary: 'what passed in sessions, signed by both sides',
     verbs: {

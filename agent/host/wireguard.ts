@@ -1,7 +1,8 @@
 /** `World.wireguard`: the module is read when a network is used, and is in the program where it is built. */
-import { TunnelError } from '../../core/errors.ts'
 import type { WireGuardHost } from '../world.ts'
 import { bindUdp } from './datagrams.ts'
+import { hostPing } from './ping.ts'
+import { hostPrograms } from './programs.ts'
 
 let compiled: Promise<WebAssembly.Module> | undefined
 
@@ -11,8 +12,5 @@ export const hostWireGuard: WireGuardHost = {
     return compiled
   },
   bindUdp,
-  ping: (address) =>
-    Promise.reject(
-      new TunnelError('ping/unavailable', `Cannot ping ${address}: this system does not let us`),
-    ),
+  ping: hostPing(hostPrograms),
 }

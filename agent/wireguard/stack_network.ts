@@ -3,7 +3,8 @@
  * names over the stack of the device. Names are asked of the resolvers inside the tunnel, never of this
  * machine's.
  */
-import { parseAddress } from '../../core/address.ts'
+import { isWithin, parseAddress } from '../../core/address.ts'
+import type { Network as Range } from '../../core/address.ts'
 import type { Clock, Timer } from '../../core/clock.ts'
 import type { Crypto } from '../../core/crypto.ts'
 import { decodeDnsAnswer, encodeDnsQuery } from '../../core/dns.ts'
@@ -33,6 +34,8 @@ export interface StackNetworkPorts {
   crypto: Pick<Crypto, 'randomBytes'>
   /** Resolvers inside the tunnel; none: names are not known there. */
   resolvers(): readonly string[]
+  /** Networks that the tunnel leads to; nothing else is tried. */
+  routes(): readonly Range[]
 }
 
 export class StackNetwork implements Network {
@@ -62,7 +65,9 @@ export class StackNetwork implements Network {
   async connect(
     { host, port, timeoutMs = CONNECT_MS_MAX }: Place & { timeoutMs?: number },
   ): Promise<Conn> {
-    const addresses = parseAddress(host) ? [host] : await this.resolve(host)
+    const found = parseAddress(host) ? [host] : await this.resolve(host)
+    const addresses = found.filter((address) => isWithin(address, this.#ports.routes()))
+    if (addresses.length === 0) throw unrouted(host)
     const { clock } = this.#ports
     const endMs = clock.monotonic() + timeoutMs
     let last: unknown
@@ -118,7 +123,7 @@ export class StackNetwork implements Network {
   ): Promise<number> {
     const tunnel = this.#need()
     const source = tunnel.addressFor(address)
-    if (source === undefined) throw noFamily(address)
+    if (source === undefined || !isWithin(address, this.#ports.routes())) throw unrouted(address)
     if (this.#pings.size >= PINGS_MAX) {
       throw new TunnelError('exit/busy', `Cannot ping ${address}: found ${PINGS_MAX} echoes open`)
     }
@@ -296,9 +301,10 @@ class StackFlow implements DatagramFlow {
   }
 }
 
-function noFamily(address: string): TunnelError {
-  const text = `Cannot reach ${address}: the network gave no address of that family`
-  return new TunnelError('net/unreachable', text)
+function unrouted(host: string): TunnelError {
+  return new TunnelError('net/denied', `Cannot reach ${host}: the network does not lead there`, {
+    hint: 'Whoever serves it names what it leads to: sotto wg serve --route',
+  })
 }
 
 /** The stack says why in words alone. */

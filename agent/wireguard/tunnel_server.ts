@@ -64,7 +64,7 @@ export interface TunnelServerPorts {
    * its machine has. Throws `lease/full`, `lease/subnet`.
    */
   lease(key: string, options: { number: number; taken: readonly Network[] }): Promise<Lease>
-  offer(): Pick<Agreed, 'relayMtu' | 'directMtu' | 'dns' | 'routes' | 'endpoints'>
+  offer(lease: Lease): Pick<Agreed, 'relayMtu' | 'directMtu' | 'dns' | 'routes' | 'endpoints'>
   /** Of those whom the rules let in, these alone. */
   narrows?(view: PeerView): boolean
   joined?(member: Member): void
@@ -320,7 +320,7 @@ class Membership {
         nonce,
         address4,
         address6,
-        ...offer(),
+        ...offer(leased),
       }),
     )
     joined?.(this.member)

@@ -1,0 +1,344 @@
+/**
+ * One network that this agent serves: a device with a stack, the exit behind it, addresses for members,
+ * and the ways that lead to it. Members of two kinds: agents, who agree in sessions, and stock clients of
+ * WireGuard, whose keys a person has made (`stock_clients.ts`).
+ */
+import { ENDPOINTS_MAX } from '../../core/agreement.ts'
+import type { TunnelEndpoint } from '../../core/agreement.ts'
+import { formatAddress, parseAddress } from '../../core/address.ts'
+import type { Network as Range } from '../../core/address.ts'
+import type { TunnelError } from '../../core/errors.ts'
+import type { PeerView } from '../access.ts'
+import type { Peers } from '../peers.ts'
+import type { Profile } from '../profile.ts'
+import type { World } from '../world.ts'
+import { Tunnel } from '../wireguard-wasm/tunnel.ts'
+import { Exit } from './exit.ts'
+import { ExitPolicy } from './exit_policy.ts'
+import { Gateway } from './gateway.ts'
+import type { GatewayMember } from './gateway.ts'
+import { Leases, namedSubnet } from './leases.ts'
+import type { Lease as StoredLease } from './leases.ts'
+import type { PeerTable, TablePeer } from './peer_table.ts'
+import { RELAY_PATH, RelayPath } from './relay_path.ts'
+import { StockClients } from './stock_clients.ts'
+import { TunnelServer } from './tunnel_server.ts'
+import type { Lease, Member } from './tunnel_server.ts'
+import { UDP_PATH, UdpPath } from './udp_path.ts'
+
+/** Where the relay alone carries datagrams, packets may be large: fewer of them, and fewer seals. */
+const RELAY_MTU = 16_384
+/** Where UDP may: as WireGuard itself has it for an Ethernet of 1,500. */
+const DIRECT_MTU = 1_420
+
+export interface ServedOptions {
+  name: string
+  routes: readonly Range[]
+  /** Names are answered for members. */
+  dns: boolean
+  /** Of those whom the rules let in, these names, KEYs and fingerprints alone; none: all of them. */
+  peers: readonly string[]
+  udpPort: number | undefined
+  subnet: string | undefined
+  loopback: boolean
+  linkLocal: boolean
+  own: boolean
+}
+
+export interface ServedEvents {
+  joined(member: Member): void
+  left(member: Member, why: string): void
+  refused(member: GatewayMember, to: { address: string; port: number; error: TunnelError }): void
+  problem(error: unknown): void
+}
+
+/** A stock client, as far as the device knows it. */
+interface StockMember {
+  name: string
+  lease: StoredLease
+  wireguard: TablePeer
+}
+
+export class ServedNetwork {
+  readonly server: TunnelServer
+  readonly tunnel: Tunnel
+  readonly udpPort: number | undefined
+  readonly #world: World
+  readonly #options: ServedOptions
+  readonly #gateway: Gateway
+  readonly #channels: RelayPath
+  readonly #udp: UdpPath | undefined
+  readonly #leases: Leases
+  readonly #stock: StockClients
+  /** By address. */
+  readonly #members = new Map<string, GatewayMember>()
+  readonly #stockMembers = new Map<string, StockMember>()
+  readonly #table: PeerTable
+  readonly #events: ServedEvents
+  readonly #stops: (() => void)[]
+
+  /** Throws `lease/…`, `net/in-use`, `net/denied`, `exit/…`, `profile/…`. */
+  static async open(
+    world: World,
+    { peers, profile, identity32 }: {
+      peers: Pick<Peers, 'serve' | 'expectChannel' | 'mayStill'>
+      profile: Profile
+      identity32: Uint8Array
+    },
+    options: ServedOptions,
+    events: ServedEvents,
+  ): Promise<ServedNetwork> {
+    const module = await world.wireguard.module()
+    const key = await profile.wireguardKey(options.name)
+    const udp = options.udpPort === undefined ? undefined : await openUdp(world, options.udpPort)
+    try {
+      const leases = networkLeases(world, { profile, identity32, ...options })
+      const stock = new StockClients(world, profile, options.name)
+      const parts = { peers, profile, key: key.private32, module, udp, leases, stock }
+      const served = new ServedNetwork(world, parts, options, events)
+      await served.refresh()
+      return served
+    } catch (error) {
+      udp?.close()
+      throw error
+    }
+  }
+
+  private constructor(
+    world: World,
+    parts: {
+      peers: Pick<Peers, 'serve' | 'expectChannel' | 'mayStill'>
+      profile: Profile
+      key: Uint8Array
+      module: WebAssembly.Module
+      udp: UdpPath | undefined
+      leases: Leases
+      stock: StockClients
+    },
+    options: ServedOptions,
+    events: ServedEvents,
+  ) {
+    const { clock, crypto, net, wireguard } = world
+    const { udp, profile } = parts
+    this.#world = world
+    this.#options = options
+    this.#leases = parts.leases
+    this.#stock = parts.stock
+    this.#udp = udp
+    this.#events = events
+    this.udpPort = udp?.port
+    const policy = new ExitPolicy(options, () => ownAddresses(world))
+    const exit = new Exit({ net, clock, bindUdp: wireguard.bindUdp, ping: wireguard.ping }, policy)
+    const gateway = this.#gateway = new Gateway({
+      clock,
+      exit,
+      member: (address) => this.#members.get(address),
+      names: options.dns,
+      tunnel: () => this.tunnel,
+      told: ({ member, address, port, error }) => {
+        if (error) events.refused(member, { address, port, error })
+      },
+    })
+    this.tunnel = new Tunnel({
+      module: parts.module,
+      privateKey: parts.key,
+      addresses: [],
+      mtu: this.#mtu,
+      after: (ms, run) => clock.after(ms, run),
+      onIncoming: (incoming) => gateway.incoming(incoming),
+      onMessage: (message) => gateway.message(message),
+      onRestart: (cause) => events.problem(cause),
+    })
+    this.#channels = new RelayPath()
+    this.tunnel.addPath(RELAY_PATH, this.#channels)
+    if (udp) this.tunnel.addPath(UDP_PATH, udp)
+    this.#table = tableOf(this.tunnel)
+    this.server = new TunnelServer({
+      clock,
+      crypto,
+      peers: parts.peers,
+      table: this.#table,
+      channels: this.#channels,
+      lease: (client, { number, taken }) => this.#lease(client, { number, taken }),
+      offer: (lease) => this.#offer(lease),
+      ...(options.peers.length === 0 ? {} : { narrows: (view) => isAmong(options.peers, view) }),
+      joined: (member) => events.joined(member),
+      left: (member, why) => events.left(member, why),
+    })
+    const changed = (): void => void this.refresh().catch((error) => events.problem(error))
+    this.#stops = [profile.settingsPath, `${profile.configDir}/known_agents`, parts.stock.path]
+      .map((path) => world.files.watch(path, changed))
+  }
+
+  get publicKey(): Uint8Array {
+    return this.tunnel.device.publicKey
+  }
+
+  get counts(): { connections: number; flows: number } {
+    return this.#gateway.counts
+  }
+
+  get stockMembers(): StockMember[] {
+    return [...this.#stockMembers.values()]
+  }
+
+  /** What a person may have changed: rights, and stock clients. */
+  async refresh(): Promise<void> {
+    await this.server.recheck()
+    const wanted = await this.#stock.list()
+    for (const [key, member] of this.#stockMembers) {
+      if (!wanted.some((one) => one.key === key)) this.#dropStock(key, member)
+    }
+    for (const { name, key, presharedKey } of wanted) {
+      if (this.#stockMembers.has(key)) continue
+      const lease = await this.#leases.lease(stockClient(name))
+      const publicKey = Uint8Array.from(atob(key), (character) => character.charCodeAt(0))
+      const wireguard = this.#table.addPeer({
+        publicKey,
+        presharedKey: Uint8Array.from(atob(presharedKey), (one) => one.charCodeAt(0)),
+        allowedIps: [`${lease.four}/32`, `${lease.six}/128`],
+      })
+      this.#stockMembers.set(key, { name, lease, wireguard })
+      this.#enter(lease, lease.client)
+    }
+    this.tunnel.wake()
+  }
+
+  close(): void {
+    for (const stop of this.#stops) stop()
+    this.server.close()
+    this.#gateway.close()
+    this.tunnel.close()
+    this.#channels.close()
+    this.#udp?.close()
+  }
+
+  get #mtu(): number {
+    return this.#options.udpPort === undefined ? RELAY_MTU : DIRECT_MTU
+  }
+
+  async #lease(
+    key: string,
+    { number, taken }: { number: number; taken: readonly Range[] },
+  ): Promise<Lease & { stored: StoredLease }> {
+    const client = number === 0 ? key : `${key}/${number + 1}`
+    const stored = await this.#leases.lease(client, taken)
+    const { four, six, subnet } = stored
+    this.#enter(stored, client)
+    return {
+      address4: { bytes: parseAddress(four)!, bits: subnet.four.bits },
+      address6: { bytes: parseAddress(six)!, bits: subnet.six.bits },
+      stored,
+      release: () => this.#leave(stored, client),
+    }
+  }
+
+  #enter({ four, six, serverFour, serverSix }: StoredLease, client: string): void {
+    for (const address of [four, six]) {
+      this.#members.set(address, { client, own: [serverFour, serverSix] })
+    }
+  }
+
+  #leave({ four, six }: StoredLease, client: string): void {
+    this.#members.delete(four)
+    this.#members.delete(six)
+    this.#gateway.forget([four, six], client)
+  }
+
+  #dropStock(key: string, { lease, wireguard }: StockMember): void {
+    wireguard.remove()
+    this.#stockMembers.delete(key)
+    this.#leave(lease, lease.client)
+  }
+
+  #offer(lease: Lease) {
+    const { serverFour } = (lease as Lease & { stored: StoredLease }).stored
+    return {
+      relayMtu: this.#mtu,
+      directMtu: DIRECT_MTU,
+      dns: this.#options.dns ? [parseAddress(serverFour)!] : [],
+      routes: [...this.#options.routes],
+      endpoints: this.#endpoints(),
+    }
+  }
+
+  /** Addresses of this machine where its UDP port may be reached directly. */
+  #endpoints(): TunnelEndpoint[] {
+    const port = this.udpPort
+    if (port === undefined) return []
+    return lanAddresses(this.#world).slice(0, ENDPOINTS_MAX).map((address) => ({ address, port }))
+  }
+}
+
+/** Of the networks that this profile serves: one file each. */
+export function networkLeases(
+  world: Pick<World, 'files' | 'clock' | 'crypto' | 'probes'>,
+  { profile, identity32, name, subnet }: {
+    profile: Profile
+    identity32: Uint8Array
+    name: string
+    subnet: string | undefined
+  },
+): Leases {
+  return new Leases(world, `${profile.stateDir}/wireguard/${name}.json`, {
+    identity32,
+    taken: () => takenNetworks(world),
+    ...(subnet === undefined ? {} : { named: namedSubnet(world.crypto, identity32, subnet) }),
+  })
+}
+
+/** Under which a stock client has its lease. */
+export function stockClient(name: string): string {
+  return `stock:${name}`
+}
+
+/** A tunnel as the table of peers that agreements need. */
+export function tableOf(tunnel: Tunnel): PeerTable {
+  return {
+    get publicKey() {
+      return tunnel.device.publicKey
+    },
+    addPeer: (options) => tunnel.device.addPeer(options),
+    wake: () => tunnel.wake(),
+  }
+}
+
+/** Interfaces of this machine in 100.64.0.0/10, each as the network around it. */
+export function takenNetworks({ probes }: Pick<World, 'probes'>): Range[] {
+  return probes.interfaces().flatMap(({ address }) => {
+    const bytes = parseAddress(address)
+    if (bytes?.length !== 4 || bytes[0] !== 100 || (bytes[1]! & 0xc0) !== 64) return []
+    return [{ bytes: Uint8Array.of(bytes[0], bytes[1]!, bytes[2]!, 0), bits: 24 }]
+  }).filter((one, i, all) => all.findIndex(({ bytes }) => `${bytes}` === `${one.bytes}`) === i)
+}
+
+function lanAddresses({ probes }: Pick<World, 'probes'>): Uint8Array[] {
+  return probes.interfaces().filter(({ internal }) => !internal).flatMap(({ address }) => {
+    const bytes = parseAddress(address)
+    // A link-local address leads nowhere without an interface.
+    return bytes && !/^fe80:/i.test(address) ? [bytes] : []
+  })
+}
+
+function ownAddresses({ probes }: World): string[] {
+  return probes.interfaces().flatMap(({ address }) => {
+    const bytes = parseAddress(address)
+    return bytes ? [formatAddress(bytes)] : []
+  })
+}
+
+async function openUdp({ wireguard }: World, port: number): Promise<UdpPath> {
+  const four = await wireguard.bindUdp({ host: '0.0.0.0', port })
+  try {
+    return new UdpPath([four, await wireguard.bindUdp({ host: '::', port: four.port })])
+  } catch {
+    // A system without IPv6, or where :: is both families.
+    return new UdpPath([four])
+  }
+}
+
+function isAmong(names: readonly string[], view: PeerView): boolean {
+  return names.some((name) =>
+    name === view.key || name === view.fingerprint || view.names.includes(name)
+  )
+}
