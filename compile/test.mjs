@@ -47,6 +47,9 @@ const PACKAGES = {
   certutil: 'libnss3-tools',
   buildah: 'buildah',
   busybox: 'busybox',
+  // Brings nginx itself.
+  nginx: 'libnginx-mod-stream',
+  haproxy: 'haproxy',
 }
 
 /** Asked by Debian's packages before they start what they install: the suites start their own. */
