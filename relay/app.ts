@@ -87,6 +87,8 @@ export interface AppPorts {
   /** `bun`, `node`, `deno`, `worker`. */
   runtime: string
   abilities: Abilities
+  /** Readable endpoints are paths of the relay's own host: what agents serve there shares its origin. */
+  paths?: boolean
   /** The port that URLs name. */
   publicPort(): number
   draining(): boolean

@@ -1,7 +1,8 @@
 /**
  * The HTTP of logins: the two endpoints of RFC 8628 for devices, and the page `/device` where a person
  * enters a code, sees who asks, and lets it in. A page remembers nobody: whoever approves pastes a
- * key into that very form, or approves for themselves where this relay lets anybody sign up.
+ * key into that very form, or approves for themselves where this relay lets anybody sign up. Where
+ * agents' pages are paths of the relay's own host there is no form: they could read it.
  */
 import type { Context, Hono } from 'hono'
 import { getCookie, setCookie } from 'hono/cookie'
@@ -18,7 +19,7 @@ import { DeviceDesk } from './device_desk.ts'
 import type { Asking } from './device_desk.ts'
 import { grantOfSecret } from './failures.ts'
 import { relayOrigin } from './install.ts'
-import { codePage, confirmPage, DEVICE_PATH, donePage } from './pages/device.ts'
+import { closedPage, codePage, confirmPage, DEVICE_PATH, donePage } from './pages/device.ts'
 import { Problem, problemOf, wrongMethod } from './problem.ts'
 
 export const CODE_PATH = '/v1/device/code'
@@ -39,6 +40,8 @@ export function deviceRoutes(app: Hono<AppEnv>, ports: AppPorts): void {
   app.post(CODE_PATH, (c) => tellDevice(c, () => authorize(c, ports, desk)))
   app.post(TOKEN_PATH, (c) => tellDevice(c, () => token(c, ports, desk)))
   app.get(DEVICE_PATH, (c) => {
+    // A script of any agent's page could read what is typed here.
+    if (ports.paths) return show(c, closedPage({ relay: ports.settings.domain }))
     const cookie = freshCookie(c, ports)
     return show(
       c,
@@ -49,7 +52,10 @@ export function deviceRoutes(app: Hono<AppEnv>, ports: AppPorts): void {
       }),
     )
   })
-  app.post(DEVICE_PATH, (c) => submitted(c, ports, desk))
+  app.post(DEVICE_PATH, (c) => {
+    if (ports.paths) throw foreignForm()
+    return submitted(c, ports, desk)
+  })
   app.all(CODE_PATH, wrongMethod('POST'))
   app.all(TOKEN_PATH, wrongMethod('POST'))
   app.all(DEVICE_PATH, wrongMethod('GET', 'POST'))
@@ -270,7 +276,11 @@ function needOwnForm(c: Context<AppEnv>, desk: DeviceDesk, form: string): string
       new URL(origin).host === new URL(c.req.url).host
     : site === 'same-origin'
   if (own && cookie !== '' && equal(utf8(form), utf8(desk.formToken(cookie)))) return cookie
-  throw new Problem(403, {
+  throw foreignForm()
+}
+
+function foreignForm(): Problem {
+  return new Problem(403, {
     code: 'login/form',
     message: 'Cannot take the form: it did not come from this page',
     hint: `Open ${DEVICE_PATH} again, with cookies allowed.`,

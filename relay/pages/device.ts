@@ -75,6 +75,18 @@ export function confirmPage(
   )
 }
 
+/** Where no key may be typed into a page. */
+export function closedPage({ relay }: { relay: string }): Page {
+  return page(
+    relay,
+    html`
+      <p>This relay serves pages of others under its own name, so it takes no key in a browser. Whoever has
+      one lets the machine in with <code>sotto relay approve CODE</code>. Never type a key of this relay
+      into a page.</p>
+    `,
+  )
+}
+
 export function donePage(
   { relay, denied = false, scope, asking }: {
     relay: string

@@ -172,6 +172,7 @@ function handler(
   const app = createApp({
     ...ports,
     runtime: 'deno',
+    paths: edge.place.paths,
     abilities: {
       rawTcp: false,
       rawUdp: false,

@@ -93,6 +93,7 @@ function makeFront(env: WorkerEnv): Front {
     settings,
     version: VERSION,
     runtime: 'worker',
+    paths: place.paths,
     abilities: {
       rawTcp: false,
       rawUdp: false,

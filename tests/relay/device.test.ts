@@ -462,6 +462,27 @@ test('forms of other sites, and of other browsers, change nothing', async () => 
   assert.is(page.status, 200, 'a browser that says its origin alone')
 })
 
+test('attack: where pages of agents share the origin of the relay, its page takes nothing', async () => {
+  const t = await bench({ ports: { paths: true } })
+  const device = t.device()
+  await device.begin()
+  const page = t.page()
+  await page.open(device.userCode)
+  assert.is(page.status, 200)
+  assert.not.match(page.html, /<form|<input/)
+  assert.match(page.html, /sotto relay approve CODE/)
+  assert.is(page.cookie, '')
+  // The form's token of another relay of the same identity, even.
+  const { ports } = t
+  page.cookie = `__Host-sotto-device=${'a'.repeat(22)}`
+  page.form = new DeviceDesk(ports).formToken('a'.repeat(22))
+  for (const step of ['look', 'approve', 'signup', 'deny']) {
+    await page.submit({ step, code: device.userCode, key: t.admin })
+    assert.is(page.status, 403, step)
+  }
+  assert.is((await device.poll())['error'], 'authorization_pending')
+})
+
 test('--open-signup lets a person in for a scope of their own, a few times; else nobody', async () => {
   const closed = await bench()
   const shut = closed.device()
