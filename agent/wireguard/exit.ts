@@ -5,12 +5,13 @@
  */
 import { formatAddress, parseAddress } from '../../core/address.ts'
 import type { Clock, Timer } from '../../core/clock.ts'
-import { asTunnelError, TunnelError } from '../../core/errors.ts'
+import { asTunnelError, isTunnelError, TunnelError } from '../../core/errors.ts'
 import type { Conn } from '../../core/socket.ts'
 import type { Net } from '../world.ts'
 import { ExitFlow } from './exit_flow.ts'
 import type { ExitPolicy, Refusal } from './exit_policy.ts'
 import { CountedConn } from './counted_conn.ts'
+import { DialQueue } from './dial_queue.ts'
 import type { BindUdp, DatagramFlow, Network, Pinger, Place } from './network.ts'
 import { placeText } from './network.ts'
 
@@ -19,9 +20,10 @@ export const EXIT_LIMITS = {
   connections: 2_048,
   /** UDP ports of this machine. */
   flows: 1_024,
-  /** Attempts that are under way, all told and to one address and port: a dead host takes no more than its share. */
+  /** Attempts that are under way, all told and to one host and port: a dead one takes no more than its share. */
   dials: 256,
-  dialsToOne: 16,
+  dialsToOne: 32,
+  dialsWaiting: 1_024,
   pings: 8,
   lookups: 64,
 } as const
@@ -94,8 +96,8 @@ export class ExitClient implements Network {
   readonly #forget: () => void
   readonly #conns = new Set<CountedConn>()
   readonly #flows = new Set<ExitFlow>()
-  readonly #dials = new Map<string, number>()
-  readonly #now = { dials: 0, pings: 0, lookups: 0 }
+  readonly #dials: DialQueue
+  readonly #now = { pings: 0, lookups: 0 }
   readonly #turned = { denied: 0, busy: 0 }
   #sweeper: Timer | undefined
   #closed = false
@@ -103,13 +105,14 @@ export class ExitClient implements Network {
   constructor(exit: Exit, forget: () => void) {
     this.#exit = exit
     this.#forget = forget
+    this.#dials = new DialQueue(exit.limits, exit.ports.clock)
   }
 
   get counts(): ExitCounts {
     return {
       connections: this.#conns.size,
       flows: this.#flows.size,
-      dials: this.#now.dials,
+      dials: this.#dials.running,
       ...this.#turned,
     }
   }
@@ -117,10 +120,10 @@ export class ExitClient implements Network {
   async connect(to: Place & { readonly timeoutMs?: number }): Promise<Conn> {
     const { limits, ports: { clock } } = this.#exit
     const endMs = clock.monotonic() + (to.timeoutMs ?? CONNECT_MS_MAX)
-    if (this.#conns.size + this.#now.dials >= limits.connections) {
+    if (this.#closed || this.#conns.size + this.#dials.size >= limits.connections) {
       throw this.#busy(placeText(to), `${limits.connections} connections of one client`)
     }
-    const release = this.#startDial(placeText(to))
+    const release = await this.#turn(placeText(to), endMs - clock.monotonic())
     try {
       const addresses = await this.#addresses(to)
       return await this.#dialFirst(addresses, { ...to, endMs })
@@ -183,6 +186,7 @@ export class ExitClient implements Network {
     if (this.#closed) return
     this.#closed = true
     this.#sweeper?.cancel()
+    this.#dials.close()
     for (const flow of [...this.#flows]) flow.close()
     for (const conn of [...this.#conns]) conn.abort()
     this.#forget()
@@ -236,24 +240,12 @@ export class ExitClient implements Network {
     return counted
   }
 
-  #startDial(place: string): () => void {
-    const { limits } = this.#exit
-    const toOne = this.#dials.get(place) ?? 0
-    if (this.#closed || this.#now.dials >= limits.dials || toOne >= limits.dialsToOne) {
-      throw this.#busy(
-        place,
-        toOne >= limits.dialsToOne
-          ? `${toOne} attempts to it that wait for an answer`
-          : `${this.#now.dials} attempts that wait for an answer`,
-      )
-    }
-    this.#now.dials++
-    this.#dials.set(place, toOne + 1)
-    return () => {
-      this.#now.dials--
-      const left = this.#dials.get(place)! - 1
-      if (left === 0) this.#dials.delete(place)
-      else this.#dials.set(place, left)
+  async #turn(place: string, timeoutMs: number): Promise<() => void> {
+    try {
+      return await this.#dials.take(place, timeoutMs)
+    } catch (error) {
+      if (isTunnelError(error, 'exit/busy')) this.#turned.busy++
+      throw error
     }
   }
 

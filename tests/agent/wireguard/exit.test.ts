@@ -116,31 +116,30 @@ test('a name that changes its answer each time never leads past the policy', asy
 
 test('a dead place takes its share of the dials and no more; another place and another client go on', async () => {
   const port = await serve(space.outside, 0, () => {})
-  const made = bench({ own: true }, { limits: { dialsToOne: 4, dials: 6 } })
+  const limits = { dialsToOne: 4, dials: 6, dialsWaiting: 3 }
+  const made = bench({ own: true }, { limits })
   // Nobody answers there, and nobody says so.
-  spawnSync('ip', [
-    'netns',
-    'exec',
-    space.name,
-    'nft',
-    'add table inet d; add chain inet d i { type filter hook input priority 0; }; add rule inet d i drop',
-  ])
+  const drop = 'add table inet d; add chain inet d i { type filter hook input priority 0; }'
+  const nft = (rules: string): void =>
+    void spawnSync('ip', ['netns', 'exec', space.name, 'nft', rules])
+  nft(`${drop}; add rule inet d i drop`)
   const [one, two] = [made.exit.client('a'), made.exit.client('b')]
-  const dead = { host: space.inside, port: 9, timeoutMs: 400 }
-  const waiting = Array.from({ length: 4 }, () => refused(one.connect(dead), 'net/timeout'))
-  await refused(one.connect(dead), 'exit/busy')
-  const good = await one.connect({ host: space.outside, port })
-  good.abort()
-  const others = Array.from(
-    { length: 2 },
-    (_, i) => refused(one.connect({ ...dead, port: 10 + i }), 'net/timeout'),
-  )
-  await refused(one.connect({ host: space.outside, port }), 'exit/busy')
-  ;(await two.connect({ host: space.outside, port })).abort()
+  const live = { host: space.outside, port }
+  const dead = { host: space.inside, port: 9, timeoutMs: 600 }
+  const waiting = Array.from({ length: 5 }, () => refused(one.connect(dead), 'net/timeout'))
+  assert.is(one.counts.dials, 4, 'the fifth waits')
+  ;(await one.connect(live)).abort()
+  const others = [10, 11].map((at) => refused(one.connect({ ...dead, port: at }), 'net/timeout'))
+  assert.is(one.counts.dials, 6)
+  // All turns are taken: the next ones wait until the dead have timed out, and then pass.
+  const late = [one.connect(live), one.connect(live)]
+  await refused(one.connect(live), 'exit/busy')
+  ;(await two.connect(live)).abort()
+  for (const conn of await Promise.all(late)) conn.abort()
   await Promise.all([...waiting, ...others])
-  ;(await one.connect({ host: space.outside, port })).abort()
-  assert.is(one.counts.busy, 2)
-  spawnSync('ip', ['netns', 'exec', space.name, 'nft', 'delete table inet d'])
+  assert.is(one.counts.busy, 1)
+  assert.is(one.counts.dials, 0)
+  nft('delete table inet d')
 })
 
 test('connections of one client are bounded, counted until they are over, and end with the client', async () => {
