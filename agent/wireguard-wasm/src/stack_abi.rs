@@ -40,7 +40,7 @@ fn join<T: Default>(act: impl FnOnce(&mut Joined) -> T) -> T {
 
 /// After `wg_init`. Scratch: 16 secret bytes, which are overwritten.
 #[unsafe(no_mangle)]
-pub extern "C" fn tn_init(mtu: u32, flows: u32, buffer_bytes: u32, memory_bytes: u32, accepts: u32) -> u32 {
+pub extern "C" fn tn_init(mtu: u32, flows: u32, buffer_bytes: u32, memory_bytes: u32, flags: u32) -> u32 {
     with(|i| {
         // SAFETY: as in `join`.
         let slot = unsafe { &mut *JOINED.0.get() };
@@ -52,7 +52,8 @@ pub extern "C" fn tn_init(mtu: u32, flows: u32, buffer_bytes: u32, memory_bytes:
         secret.copy_from_slice(&i.scratch[..16]);
         i.scratch.zeroize();
         let stack = Stack::new(StackOptions {
-            accepts: accepts != 0,
+            accepts: flags & 1 != 0,
+            tolerant: flags & 2 == 0,
             mtu: mtu.clamp(576, 65_400) as usize,
             flows_max: flows as usize,
             buffer_bytes: buffer_bytes as usize,

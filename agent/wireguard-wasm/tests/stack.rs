@@ -306,6 +306,78 @@ fn a_peer_that_vanished_ends_the_flow_in_time() {
 }
 
 #[test]
+fn both_sides_are_heard_after_both_have_sent_again() {
+    let mut pair = Pair::new(3, Faults { delay_ms: (20, 20), ..Faults::default() });
+    let id = pair.ends[0].connect(at("100.64.0.2:40000"), at("192.168.1.9:80"), pair.now_ms).unwrap();
+    while !pair.saw(1, 0, change::CONNECTED) {
+        pair.step();
+    }
+    let whole = pattern(60_000, 4);
+    for end in 0..2 {
+        assert_eq!(pair.ends[end].write([id, 0][end], &whole), whole.len());
+    }
+    // Some arrives; then nothing for two seconds, in which both time out.
+    for _ in 0..8 {
+        pair.step();
+    }
+    let until = pair.now_ms + 2_000;
+    pair.faults.loss = 100;
+    pair.wire.clear();
+    while pair.now_ms < until {
+        pair.step();
+    }
+    pair.faults.loss = 0;
+    let mut buffer = vec![0; whole.len()];
+    let mut got = [0, 0];
+    while got != [whole.len(); 2] {
+        assert!(pair.step() && pair.now_ms < until + 5_000, "{got:?}");
+        for end in 0..2 {
+            got[end] += pair.ends[end].read([id, 0][end], &mut buffer);
+        }
+    }
+}
+
+#[test]
+fn a_router_that_says_too_big_is_obeyed_when_it_quotes_what_is_on_its_way() {
+    for (near, far, least) in [("100.64.0.2:4000", "192.168.1.9:80", 900), ("[fd00::2]:4000", "[fd00::9]:80", 1280)] {
+        let mut pair = Pair::new(3, Faults { delay_ms: (20, 20), ..Faults::default() });
+        let id = pair.ends[0].connect(at(near), at(far), pair.now_ms).unwrap();
+        while !pair.saw(0, id, change::CONNECTED) {
+            pair.step();
+        }
+        let whole = pattern(400_000, 4);
+        let (mut sent, mut got) = (0, Vec::new());
+        let mut buffer = vec![0; 1 << 16];
+        let (mut told, mut large) = (false, 0);
+        let router: IpAddr = if at(near).is_ipv4() { at("10.9.9.9:1").ip() } else { at("[fd00::7]:1").ip() };
+        while got.len() < whole.len() {
+            assert!(pair.step() && pair.now_ms < 60_000, "{} bytes", got.len());
+            // The router on the way drops what is too big, and says so; before, somebody lies about another packet.
+            let on_way: Vec<_> = pair.wire.iter().filter(|(_, (to, p))| *to == 1 && p.len() > least).map(|(k, _)| *k).collect();
+            for key in on_way {
+                let (_, packet) = pair.wire.remove(&key).unwrap();
+                large += 1;
+                let mut other = packet.clone();
+                let tcp = if at(near).is_ipv4() { 20 } else { 40 };
+                other[tcp + 4] ^= 0x55;
+                for (quoted, mtu) in [(other, 600), (packet, least)] {
+                    let mut sink = Packets(Vec::new(), 9);
+                    let mut helper = stack(false, 9);
+                    assert!(helper.send_unreachable(0, router, &quoted, IcmpError::TooBig(mtu as u32), &mut sink));
+                    let mut none = Packets(Vec::new(), 9);
+                    assert_eq!(pair.ends[0].receive(pair.now_ms, &sink.0[0], &mut none), Received::Taken);
+                }
+                told = true;
+            }
+            sent += pair.ends[0].write(id, &whole[sent..]);
+            let count = pair.ends[1].read(0, &mut buffer);
+            got.extend_from_slice(&buffer[..count]);
+        }
+        assert!(got == whole && told && large < 40, "{large}");
+    }
+}
+
+#[test]
 fn buffers_grow_by_need_and_are_given_back() {
     let mut pair = Pair::new(3, Faults { delay_ms: (20, 20), ..Faults::default() });
     pair.ends = [7, 8].map(|secret| {

@@ -285,6 +285,14 @@ impl Flow {
         self.socket().map_or(0, |socket| socket.send_queue())
     }
 
+    /// Packets of at most `mtu` bytes from now on, when `about` is the sequence number of one on its way.
+    pub fn limit_packets(&mut self, mtu: usize, about: u32) {
+        let headers = if self.local.is_ipv4() { 40 } else { 60 };
+        if let State::Open(open) = &mut self.state {
+            open.sockets.get_mut::<tcp::Socket>(open.handle).limit_mss(mtu - headers, about);
+        }
+    }
+
     /// Whether its buffers may grow beyond 16 KiB, or what they are.
     pub fn allow_growth(&mut self, allowed: bool) {
         if let State::Open(open) = &mut self.state {

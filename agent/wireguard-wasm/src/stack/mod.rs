@@ -30,6 +30,9 @@ const TIMEOUT_MS: u64 = 120_000;
 const KEEP_ALIVE_MS: u64 = 45_000;
 /// Resets and ICMP errors in a second, for what leads nowhere.
 const ANSWERS_PER_SECOND: u32 = 1_000;
+/// What is believed of a router that says less: RFC 791 and 8200.
+const MTU_MIN_V4: usize = 576;
+const MTU_MIN_V6: usize = 1280;
 const KEPT_MAX: usize = 256;
 /// Of a datagram that an error is about.
 const QUOTED_PAYLOAD_BYTES: usize = 512;
@@ -242,13 +245,32 @@ impl Stack {
             }
             Ok(packet::Parsed::Error { kind, quoted }) => match quoted_ends(quoted) {
                 Some((false, source, destination)) => Received::Unreachable { source, destination, kind },
-                // An error about TCP ends a connection attempt at most (RFC 5927 §5): retransmission times out.
+                Some((true, local, remote)) => {
+                    if let (IcmpError::TooBig(mtu), Some(about)) = (kind, packet::quoted_sequence(quoted)) {
+                        self.limit_packets((local, remote), mtu as usize, about);
+                    }
+                    // Other errors are soft (RFC 5927 §5): retransmission times out, or does not.
+                    Received::Taken
+                }
                 _ => Received::Taken,
             },
             Err(drop) => {
                 self.stats.dropped += 1;
                 Received::Dropped(drop)
             }
+        }
+    }
+
+    /// A router could not pass on what a flow sent: its packets are made no larger than `mtu`.
+    fn limit_packets(&mut self, ends: Ends, mtu: usize, about: u32) {
+        let least = if ends.0.is_ipv4() { MTU_MIN_V4 } else { MTU_MIN_V6 };
+        // Routers older than RFC 1191 say nothing.
+        let mtu = mtu.max(least);
+        if let Some(&id) = self.table.get(&ends)
+            && let Some(flow) = self.flow_mut(id)
+        {
+            flow.limit_packets(mtu, about);
+            self.touch(id);
         }
     }
 

@@ -252,6 +252,15 @@ pub fn quoted_ends(quoted: &[u8]) -> Option<(bool, SocketAddr, SocketAddr)> {
     Some((is_tcp, SocketAddr::new(source, port(0)), SocketAddr::new(destination, port(2))))
 }
 
+/// The sequence number of the TCP segment that an ICMP error quotes.
+pub fn quoted_sequence(quoted: &[u8]) -> Option<u32> {
+    let header = match quoted.first()? >> 4 {
+        4 => (quoted[0] & 0x0f) as usize * 4,
+        _ => 40,
+    };
+    Some(u32::from_be_bytes(quoted.get(header + 4..header + 8)?.try_into().ok()?))
+}
+
 /// The reset that answers `tcp`, by RFC 9293 §3.10.7.1; none for a reset.
 pub fn reset(ip: &IpRepr, tcp: &TcpPacket<&[u8]>, sink: &mut impl PacketSink) {
     if tcp.rst() {
