@@ -1,7 +1,8 @@
 /**
  * Which release takes the place of this program. A relay is believed nothing: the manifest is signed by a
  * key that was compiled in, the file has the hash that the manifest says, and no version goes back unless
- * the person names it. What a relay can still do is to hand out nothing newer; see docs/threat-model.md.
+ * the person names it. What a relay can still do is to hand out nothing newer, for a while: a list that was
+ * signed long ago is told (docs/threat-model.md).
  */
 import { text } from '../core/bytes.ts'
 import type { Crypto } from '../core/crypto.ts'
@@ -17,6 +18,9 @@ import type { World } from './world.ts'
 /** Larger than any program of ours; a relay hands out none that is larger. */
 export const PROGRAM_BYTES_MAX = 2 ** 29
 const TRIAL_MS_MAX = 30_000
+const DAY_MS = 86_400_000
+/** What is handed out as the newest may have been signed so long ago before that is worth a line. */
+const STALE_DAYS = 180
 const TRIAL_BYTES_MAX = 65_536
 
 /** The manifest below `base`, which ends in a slash. Throws `minisign/…`, `release/…`, `update/…`. */
@@ -108,6 +112,25 @@ export function judge(release: Release, target: string, given: Judged): Choice {
     )
   }
   return { name, sha256, differs: sha256 !== hash }
+}
+
+/**
+ * A line where the newest that is handed out is from long ago, or from a day that has not come. Of a clock
+ * that is wrong, of makers that rest, or of a relay that holds something back: which one nobody here knows.
+ */
+export function ageWarning({ signedMs, version }: Release, nowMs: number): string | undefined {
+  if (signedMs === undefined) return undefined
+  const day = new Date(signedMs).toISOString().slice(0, 10)
+  // Days begin at different hours around the world.
+  if (signedMs > nowMs + DAY_MS) {
+    const today = new Date(nowMs).toISOString().slice(0, 10)
+    return `sotto ${version} was signed on ${day}, and this machine's clock says ${today}: set the clock`
+  }
+  const days = Math.floor((nowMs - signedMs) / DAY_MS)
+  return days <= STALE_DAYS
+    ? undefined
+    : `sotto ${version}, the newest that is handed out there, was signed ${days} days ago (${day}): ` +
+      'see whether its makers publish a newer one elsewhere'
 }
 
 /** The file, whole, of the right hash, and not yet to be run. Throws `update/…`, `files/…`. */

@@ -98,11 +98,17 @@ function sign(out: string, keyFile: string): string {
   const secret = decodeMinisignSecret(readFileSync(keyFile, 'utf8'), crypto)
   const signature = signMinisign(readFileSync(join(out, SUMS)), {
     secret,
-    trustedComment: releaseComment(VERSION),
+    trustedComment: releaseComment(VERSION, signedMs()),
     crypto,
   })
   writeFileSync(join(out, SIGNATURE), signature)
   return formatKeyId(secret)
+}
+
+/** Now, or when SOURCE_DATE_EPOCH says: whoever builds it again gets the same bytes. */
+function signedMs(): number {
+  const epoch = process.env['SOURCE_DATE_EPOCH']
+  return epoch && /^\d{1,12}$/.test(epoch) ? Number(epoch) * 1000 : Date.now()
 }
 
 function main(): number {

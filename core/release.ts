@@ -2,10 +2,11 @@
  * What a release says of itself: `SHA256SUMS`, one line for each file, and `SHA256SUMS.minisig`, whose
  * trusted comment names program and version. Both are believed only when a key signed them that was
  * known before, so whoever serves the files cannot change them, and cannot pass an old release off
- * as a newer one: the version is signed with the hashes.
+ * as a newer one: the version is signed with the hashes. The day of signing is too, so that a list that has
+ * been the newest for very long is noticed; lists of before have none.
  *
  *   0123…cdef  sotto-linux-x64          hexadecimal SHA-256, two spaces, name
- *   trusted comment: sotto 1.2.3
+ *   trusted comment: sotto 1.2.3 2026-11-21     version, UTC day of signing
  */
 import { text } from './bytes.ts'
 import type { Crypto } from './crypto.ts'
@@ -25,11 +26,15 @@ export interface Release {
   /** SHA-256 in hexadecimal by file name. */
   files: ReadonlyMap<string, string>
   key: MinisignKey
+  /** The UTC day on which it was signed, from its beginning; undefined where the comment names none. */
+  signedMs: number | undefined
 }
 
-export function releaseComment(version: string): string {
+/** `signedMs` is any instant of the day of signing. Throws `release/malformed`. */
+export function releaseComment(version: string, signedMs?: number): string {
   checkVersion(version)
-  return `${COMMENT_BEGIN}${version}`
+  const day = signedMs === undefined ? '' : ` ${new Date(signedMs).toISOString().slice(0, 10)}`
+  return `${COMMENT_BEGIN}${version}${day}`
 }
 
 /** The bytes of SHA256SUMS, in order of names. */
@@ -53,8 +58,10 @@ export function openRelease(
   if (sums.length > SUMS_BYTES_MAX) throw wrong(`${sums.length} bytes of sums`)
   const { key, trustedComment } = verifyMinisign(sums, { signature, keys, crypto })
   if (!trustedComment.startsWith(COMMENT_BEGIN)) throw wrong('the signature of another program')
-  const version = trustedComment.slice(COMMENT_BEGIN.length)
+  const [version = '', day, ...more] = trustedComment.slice(COMMENT_BEGIN.length).split(' ')
   checkVersion(version)
+  const signedMs = day === undefined ? undefined : readDay(day)
+  if (more.length > 0) throw wrong('more words after the day')
   const files = new Map<string, string>()
   const lines = text(sums).split('\n')
   if (lines.pop() !== '') throw wrong('a last line that does not end')
@@ -64,7 +71,7 @@ export function openRelease(
     if (files.has(name)) throw wrong(`the file ${name} twice`)
     files.set(name, sum)
   }
-  return { version, files, key }
+  return { version, files, key, signedMs }
 }
 
 /** Negative where `a` is older than `b` (Semantic Versioning 2.0.0 §11). Throws `release/malformed`. */
@@ -100,6 +107,14 @@ function checkVersion(version: string): { numbers: number[]; before: string[] } 
     numbers: found.slice(1, 4).map(Number),
     before: found[4] === undefined ? [] : found[4].split('.'),
   }
+}
+
+function readDay(day: string): number {
+  const ms = /^\d{4}-\d\d-\d\d$/.test(day) ? Date.parse(`${day}T00:00:00Z`) : NaN
+  // Of 2026-02-31 some engines make the third of March.
+  const same = !Number.isNaN(ms) && new Date(ms).toISOString().startsWith(day)
+  if (!same) throw wrong(`the day ${JSON.stringify(day.slice(0, 32))}`)
+  return ms
 }
 
 function wrong(found: string): TunnelError {

@@ -13,7 +13,7 @@ import type { RelayChoice } from '../join.ts'
 import { connectTlsOut, environmentCa, readCa } from '../outward.ts'
 import { Profile } from '../profile.ts'
 import { RelayApi } from '../relay_api.ts'
-import { fetchProgram, fetchRelease, judge, signerOf, tryProgram } from '../update.ts'
+import { ageWarning, fetchProgram, fetchRelease, judge, signerOf, tryProgram } from '../update.ts'
 import type { Choice } from '../update.ts'
 import type { Fetching } from '../update_fetch.ts'
 import { ownerOf } from '../update_owner.ts'
@@ -148,6 +148,10 @@ async function find(options: UpdateOptions, world: World, around: Around): Promi
   const { profile, target, path, screen } = around
   const { base, fetching } = await source(options, world, screen)
   const release = await fetchRelease(base, { ...fetching, own, crypto })
+  const warning = ageWarning(release, world.clock.now())
+  if (warning !== undefined && options.version === undefined) {
+    screen.tell(warning, { event: 'warning', fields: { line: warning } })
+  }
   const kept = `${profile.stateDir}/update.json`
   const newest = await readNewest(world, kept)
   const choice = judge(release, target, {

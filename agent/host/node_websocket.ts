@@ -9,6 +9,7 @@ import { TunnelError } from '../../core/errors.ts'
 import { FRAME_BYTES_MAX } from '../../core/frame.ts'
 import type { Sent, Socket, SocketHandler } from '../../core/socket.ts'
 import type { LinkOptions, LinkPort, OpenLink } from '../world.ts'
+import { clockHint } from './clock_hint.ts'
 import { openOver } from './conn_websocket.ts'
 import { bareHost, connectError, describeTarget } from './tcp.ts'
 import { sha256 } from './tls.ts'
@@ -82,7 +83,8 @@ function openError(
       'link/untrusted',
       `Cannot open link to ${place}: its certificate cannot be trusted (${message})`,
       {
-        hint: 'Pin the relay by its fingerprint, then a self-signed certificate will do',
+        hint: clockHint(`${message} ${code}`) ??
+          'Pin the relay by its fingerprint, then a self-signed certificate will do',
         cause: error,
       },
     )

@@ -18,6 +18,7 @@ import type {
   TlsIdentity,
 } from '../world.ts'
 import { carrierOf } from './carrier.ts'
+import { clockHint } from './clock_hint.ts'
 import { bareHost, connectDuplex, describeTarget } from './tcp.ts'
 import { contextOf, leafAndKey } from './tls_context.ts'
 import { serve } from './tls_server.ts'
@@ -98,8 +99,10 @@ function checkByAuthority(socket: tls.TLSSocket, name: string): void {
   const said = problem instanceof Error
     ? (problem as { code?: string }).code ?? problem.message
     : String(problem)
+  const hint = clockHint(said)
   throw new TunnelError('tls/untrusted', `Cannot trust certificate of ${name}: ${said}`, {
     cause: problem,
+    ...(hint === undefined ? {} : { hint }),
   })
 }
 

@@ -8,6 +8,7 @@ import { TunnelError } from '../../core/errors.ts'
 import { FRAME_BYTES_MAX } from '../../core/frame.ts'
 import type { Sent, Socket, SocketHandler } from '../../core/socket.ts'
 import type { LinkOptions, LinkPort, OpenLink, Target } from '../world.ts'
+import { clockHint } from './clock_hint.ts'
 import { openOver } from './conn_websocket.ts'
 import { bareHost, connectError, describeTarget } from './tcp.ts'
 import { hostTls, sha256 } from './tls.ts'
@@ -147,7 +148,10 @@ function openError(
     return new TunnelError(
       'link/untrusted',
       `Cannot open link to ${place}: its certificate cannot be trusted (${lastWords(reason)})`,
-      { hint: 'Pin the relay with --relay-fingerprint, then a self-signed certificate will do' },
+      {
+        hint: clockHint(`${reason.message} ${reason.code}`) ??
+          'Pin the relay with --relay-fingerprint, then a self-signed certificate will do',
+      },
     )
   }
   if (/TLS|SSL|EPROTO/.test(`${reason.message} ${reason.code}`)) {

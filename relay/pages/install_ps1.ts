@@ -50,7 +50,7 @@ function Test-Signature([string]$Folder) {
   $signature = Get-ReleaseFile 'SHA256SUMS.minisig' $Folder
   foreach ($key in $keys) {
     $comment = & minisign -V -Q -P $key -x $signature -m $sums
-    if ($LASTEXITCODE -eq 0 -and "$comment" -cmatch '^sotto (\\S+)$') {
+    if ($LASTEXITCODE -eq 0 -and "$comment" -cmatch '^sotto (\\S+)( \\d{4}-\\d\\d-\\d\\d)?$') {
       Write-Host "signature: of a release key, version $($Matches[1])"
       return $Matches[1]
     }

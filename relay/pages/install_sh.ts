@@ -216,7 +216,7 @@ check_signature() {
     for key in $keys; do
       if comment=$(minisign -V -Q -P "$key" -x "$work/SHA256SUMS.minisig" -m "$work/SHA256SUMS" 2>/dev/null); then
         case $comment in
-        'sotto '*) signed=\${comment#sotto } ;;
+        'sotto '*) signed=\${comment#sotto } && signed=\${signed%% *} ;;
         esac
       fi
     done

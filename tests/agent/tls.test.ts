@@ -426,6 +426,27 @@ test('connect() without verify asks the CAs: a self-signed certificate is refuse
   await f.close()
 })
 
+test('a certificate that is over, of a CA that is trusted: a word about the clock', async () => {
+  const clock = { now: () => t.world.clock.now() - 400 * 86_400_000 }
+  const over = await makeCertificate({ ...t.world, clock: { ...t.world.clock, ...clock } }, {
+    name: NAME,
+    use: 'server',
+  })
+  const f = await front('socket', { identity: over })
+  const target = { host: '127.0.0.1', port: f.port }
+  let thrown: unknown
+  try {
+    await t.world.tls.connect({ target, servername: NAME, ca: [over.cert] })
+  } catch (error) {
+    thrown = error
+  }
+  assert.ok(thrown instanceof TunnelError)
+  assert.is(thrown.code, 'tls/untrusted')
+  assert.match(thrown.message, /EXPIRED/)
+  assert.match(thrown.hint!, /^Is this machine's clock right\? It says 2\d{3}-/)
+  await f.close()
+})
+
 test('peerCertificate() fetches what a server shows', async () => {
   const f = await front('socket')
   const { der, fingerprint } = await t.world.tls.peerCertificate({

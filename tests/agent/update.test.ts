@@ -24,7 +24,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { ownProgram } from '../../agent/host/own_program.ts'
 import type { OwnProgram } from '../../agent/own_program.ts'
-import { fetchProgram, fetchRelease, judge, tryProgram } from '../../agent/update.ts'
+import { ageWarning, fetchProgram, fetchRelease, judge, tryProgram } from '../../agent/update.ts'
 import type { Judged } from '../../agent/update.ts'
 import { fetchSmall } from '../../agent/update_fetch.ts'
 import type { Fetching } from '../../agent/update_fetch.ts'
@@ -271,6 +271,26 @@ test('attack: an old release, one that was newer before, the same with another c
   assert.is(same.differs, false)
   await update({ installed: '2.0.0', newest: '3.0.0', wanted: '1.2.3-rc.1', allowDowngrade: true })
   assert.is(readFileSync(own.path!, 'utf8'), programOf('1.2.3-rc.1'))
+})
+
+test('what was signed long ago is told, and taken; today, and before days were signed, nothing is', async () => {
+  const DAY_MS = 86_400_000
+  const now = bench.world.clock.now()
+  const said = async (signedMs: number | undefined): Promise<string | undefined> => {
+    const sums = encodeSums(new Map([[FILE, sha256(programOf('1.2.3'))]]))
+    publish('1.2.3', { sums, sign: sign(sums, releaseComment('1.2.3', signedMs)) })
+    return ageWarning(await manifest(), now)
+  }
+  assert.is(await said(undefined), undefined)
+  assert.is(await said(now), undefined)
+  assert.is(await said(now - 179 * DAY_MS), undefined)
+  assert.match(
+    (await said(now - 182 * DAY_MS))!,
+    /was signed 18[123] days ago .* publish a newer one/,
+  )
+  assert.match((await said(now + 3 * DAY_MS))!, /clock says .*: set the clock/)
+  await update()
+  assert.is(readFileSync(own.path!, 'utf8'), programOf('1.2.3'))
 })
 
 test('attack: another file than was signed, none for this machine, one that does not run', async () => {

@@ -33,6 +33,19 @@ test('a release tells its version and files', () => {
   const release = open(sums, releaseComment('1.2.3'))
   assert.is(release.version, '1.2.3')
   assert.equal([...release.files].sort(), [...FILES].sort())
+  assert.is(release.signedMs, undefined, 'lists of before the day was signed')
+  const signedMs = Date.parse('2026-11-21T23:59:59Z')
+  const dated = open(sums, releaseComment('1.2.3-rc.1', signedMs))
+  assert.is(releaseComment('1.2.3-rc.1', signedMs), 'sotto 1.2.3-rc.1 2026-11-21')
+  assert.is(dated.version, '1.2.3-rc.1')
+  assert.is(dated.signedMs, Date.parse('2026-11-21'))
+})
+
+test('a day that is none, or words after it, are refused though they are signed', () => {
+  for (const day of ['', '20261121', '2026-02-31', '2026-13-01', '2026-11-21 x', '2026-11-21 ']) {
+    const sums = encodeSums(FILES)
+    assert.is(codeOf(() => open(sums, `sotto 1.2.3 ${day}`)), 'release/malformed', day)
+  }
 })
 
 test('sums that were changed after they were signed are forged', () => {

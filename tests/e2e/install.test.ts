@@ -101,7 +101,7 @@ function publish(
   writeFileSync(join(release, 'SHA256SUMS'), sums)
   writeFileSync(
     join(release, 'SHA256SUMS.minisig'),
-    wrong.signature ?? sign(sums, wrong.comment ?? releaseComment(version)),
+    wrong.signature ?? sign(sums, wrong.comment ?? releaseComment(version, Date.now())),
   )
 }
 

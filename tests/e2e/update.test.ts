@@ -85,7 +85,7 @@ function publish(version: string, sum = fileHash(world.path(version))): void {
     join(release, 'SHA256SUMS.minisig'),
     signMinisign(new TextEncoder().encode(sums), {
       secret: SECRET,
-      trustedComment: releaseComment(version),
+      trustedComment: releaseComment(version, Date.now()),
       crypto: fast,
     }),
   )
