@@ -235,7 +235,7 @@ class Reader {
           expected: field.expected,
           hint: SECRET_HINT,
         }
-        : { code: 'config/value', found: quoted(words), expected: field.expected },
+        : { code: 'config/value', found: asWritten(written, words), expected: field.expected },
     )
     return undefined
   }
@@ -250,7 +250,7 @@ class Reader {
     }
     this.#wrong(node, at, {
       code: typeof value === 'number' ? 'config/value' : 'config/type',
-      found: found.replaced ? quoted(source) : this.#words(node),
+      found: found.replaced ? asWritten(String(value), source) : this.#words(node),
       expected: `a whole number from ${min} to ${max}`,
     })
     return undefined
@@ -265,7 +265,7 @@ class Reader {
     if (typeof on === 'boolean' && (only === undefined || on === only)) return on
     this.#wrong(node, at, {
       code: typeof on === 'boolean' ? 'config/value' : 'config/type',
-      found: replaced ? quoted(source) : this.#words(node),
+      found: replaced ? asWritten(String(value), source) : this.#words(node),
       expected,
     })
     return undefined
@@ -550,6 +550,12 @@ class Reader {
 }
 
 const WHOLE = { field: '', offset: 0, length: 1 }
+
+/** Never what a variable holds: it may be a secret in the wrong place, and mistakes end in logs. */
+function asWritten(written: string, words: string): string {
+  if (words === written) return quoted(words)
+  return `${quoted(written)}${words === '' ? ', which is empty' : ' with variables in place'}`
+}
 
 const SECRET_HINT =
   'Put it into a file and name that by "api-key-file", or into the variable SOTTO_API_KEY.'

@@ -318,15 +318,27 @@ export const MISTAKES: [
     /found "\$" in "\$PORT", expected \$\{NAME\}, \$\{NAME:-default\}, or \$\$/,
   ],
   [tunnel('http: "${PORT"'), 'config/variable', 3, 11, /found "\$" in/],
-  [tunnel('http: "${EVIL}"'), 'config/value', 3, 11, /found "1, x: 2", expected a port/],
+  [
+    tunnel('http: "${EVIL}"'),
+    'config/value',
+    3,
+    11,
+    /found "\$\{EVIL\}" with variables in place, expected a port/,
+  ],
   [
     tunnel('http: 1', 'e2ee: ${PORT}'),
     'config/type',
     4,
     11,
-    /found "3000", expected true or false/,
+    /found "\$\{PORT\}" with variables in place, expected true or false/,
   ],
-  [tunnel('http: "${EMPTY}"'), 'config/value', 3, 11, /found "", expected a port/],
+  [
+    tunnel('http: "${EMPTY}"'),
+    'config/value',
+    3,
+    11,
+    /found "\$\{EMPTY\}", which is empty, expected a port/,
+  ],
   // Secrets.
   ['api-key: x\ntunnels: {}', 'config/secret', 1, 1, /api-key: found a field for a secret/],
   [
