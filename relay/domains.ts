@@ -27,9 +27,9 @@ export const DOMAINS_PER_SCOPE_MAX = 20
 /** Routed by this process. */
 const ROUTES_MAX = 10_000
 /** Claims whose DNS is being asked. */
-const CHECKS_MAX = 64
+const CHECKS_MAX = 256
 /** Of them for one scope: name servers that answer slowly are its own, and hold up nobody else. */
-const CHECKS_PER_SCOPE_MAX = 8
+const CHECKS_PER_SCOPE_MAX = 24
 /** How often DNS is asked again, within what it says itself. */
 const RECHECK_MS_MIN = 60_000
 const RECHECK_MS_MAX = 3_600_000
