@@ -395,6 +395,19 @@ test('SIGHUP has the file read again; a single tunnel is in "sotto status" as ev
   await single.stop()
 })
 
+test('a proxy that is none ends it, with its remedy', async () => {
+  const folder = world.path('proxied')
+  mkdirSync(folder)
+  writeFileSync(`${folder}/sotto.yaml`, `${head()}  web: {http: ${portA}}\n`)
+  const got = await world.sottoRun(['up'], {
+    cwd: folder,
+    // An echo is no proxy, today and tomorrow.
+    env: { TEST_KEY: relay.apiKey, SOTTO_PROXY: `http://127.0.0.1:${portA}` },
+  })
+  assert.is(got.code, 1)
+  assert.match(got.stderr, /proxy/i)
+})
+
 test('names choose some of the file, and one that is not in it is told', async () => {
   const text = `${head()}  web: {http: ${portA}}\n  other: {http: ${portA}}\n`
   const running = await start(text, ['other'])
