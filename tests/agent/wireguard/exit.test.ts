@@ -4,6 +4,7 @@
 import { createSocket } from 'node:dgram'
 import type { Socket as UdpSocket } from 'node:dgram'
 import { spawnSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import type { AddressInfo, Server, Socket } from 'node:net'
 import { fileURLToPath } from 'node:url'
@@ -114,6 +115,17 @@ test('a name that changes its answer each time never leads past the policy', asy
   await dns.close()
 })
 
+/** Sockets of the system that wait for an answer from the namespace. */
+function synSent(): number {
+  const [a, b, c, d] = space.inside.split('.').map((one) =>
+    Number(one).toString(16).padStart(2, '0')
+  )
+  const far = `${d}${c}${b}${a}`.toUpperCase()
+  return readFileSync('/proc/net/tcp', 'utf8').split('\n').filter((line) =>
+    new RegExp(`^ *\\d+: \\S+ ${far}:\\S+ 02 `).test(line)
+  ).length
+}
+
 test('a dead place takes its share of the dials and no more; another place and another client go on', async () => {
   const port = await serve(space.outside, 0, () => {})
   const limits = { dialsToOne: 4, dials: 6, dialsWaiting: 3 }
@@ -128,6 +140,7 @@ test('a dead place takes its share of the dials and no more; another place and a
   const dead = { host: space.inside, port: 9, timeoutMs: 600 }
   const waiting = Array.from({ length: 5 }, () => refused(one.connect(dead), 'net/timeout'))
   assert.is(one.counts.dials, 4, 'the fifth waits')
+  await until(() => synSent() === 4)
   ;(await one.connect(live)).abort()
   const others = [10, 11].map((at) => refused(one.connect({ ...dead, port: at }), 'net/timeout'))
   assert.is(one.counts.dials, 6)
@@ -139,6 +152,7 @@ test('a dead place takes its share of the dials and no more; another place and a
   await Promise.all([...waiting, ...others])
   assert.is(one.counts.busy, 1)
   assert.is(one.counts.dials, 0)
+  await until(() => synSent() === 0)
   nft('delete table inet d')
 })
 
