@@ -13,6 +13,7 @@ import type { TunnelError } from '../core/errors.ts'
 import type { Conn, Listener, Socket } from '../core/socket.ts'
 import type { OwnProgram } from './own_program.ts'
 import type { BindUdp, Pinger } from './wireguard/network.ts'
+import type { Path } from './wireguard-wasm/driver.ts'
 
 export interface World {
   readonly env: Readonly<Record<string, string | undefined>>
@@ -89,6 +90,17 @@ export interface WireGuardHost {
   module(): Promise<WebAssembly.Module>
   readonly bindUdp: BindUdp
   readonly ping: Pinger
+  /**
+   * WireGuard's datagrams over a UDP port of this machine, both families; port 0 takes a free one. Throws
+   * `net/in-use`, `net/denied`.
+   */
+  udpPath(at: { readonly port: number }): Promise<SocketPath>
+}
+
+/** A path of a device that is a socket. */
+export interface SocketPath extends Path {
+  readonly port: number
+  close(): void
 }
 
 export interface NetAddress {

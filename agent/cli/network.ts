@@ -11,7 +11,13 @@ import { openMembership } from '../wireguard/membership_control.ts'
 import type { MembershipControl } from '../wireguard/membership_control.ts'
 import { JoinedNetwork } from '../wireguard/joined_network.ts'
 import type { TunnelState } from '../wireguard/tunnel_client.ts'
+import type { Flag } from './page.ts'
 import { Screen, waitWords } from './screen.ts'
+
+export const RELAY_ONLY_FLAG: Flag = {
+  name: 'relay-only',
+  help: 'Never try UDP, also where the network can be reached so.',
+}
 
 export interface NetworkChoice {
   name: string

@@ -280,7 +280,7 @@ class Serving {
   #lines(): Line[] {
     const network = this.#network
     if (!network) return []
-    const { name, routes } = this.#options
+    const { name, routes, dns, subnet } = this.#options
     const member = (fields: Line, stats: ReturnType<Member['wireguard']['stats']>): Line => ({
       event: 'member',
       network: name,
@@ -300,6 +300,8 @@ class Serving {
         name,
         routes: routes.map(routeText),
         udp: network.udpPort,
+        dns,
+        subnet,
         ...network.counts,
       },
       ...network.server.members.map(({ peer, address4, wireguard, sinceMs }) =>

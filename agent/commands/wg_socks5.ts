@@ -1,8 +1,8 @@
 /** `sotto wg socks5`: a private network of another agent as a SOCKS5 and HTTP proxy of this machine. */
 import { TunnelError } from '../../core/errors.ts'
-import { checkNetwork, inNetwork, stopped } from '../cli/network.ts'
+import { checkNetwork, inNetwork, RELAY_ONLY_FLAG, stopped } from '../cli/network.ts'
 import { command, isSet, JSON_FLAG, RELAY_FLAGS, textOf } from '../cli/page.ts'
-import type { Flag, Given, Page } from '../cli/page.ts'
+import type { Given, Page } from '../cli/page.ts'
 import { readChoice } from '../cli/plan.ts'
 import type { Screen } from '../cli/screen.ts'
 import { checkChoice } from '../join.ts'
@@ -12,11 +12,6 @@ import { checkListen, parseListen, ProxyServer } from '../wireguard/proxy_server
 import type { ProxyEvent } from '../wireguard/proxy_server.ts'
 import type { Login } from '../wireguard/socks.ts'
 import type { World } from '../world.ts'
-
-export const RELAY_ONLY_FLAG: Flag = {
-  name: 'relay-only',
-  help: 'Never try UDP, also where the network can be reached so.',
-}
 
 const page: Page = {
   name: 'sotto wg socks5',

@@ -72,6 +72,7 @@ const NO_WIREGUARD: WireGuardHost = {
   module: unsupported,
   bindUdp: unsupported,
   ping: unsupported,
+  udpPath: unsupported,
 }
 const NO_NET: Net = {
   connect: unsupported,

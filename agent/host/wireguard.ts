@@ -1,4 +1,5 @@
 /** `World.wireguard`: the module is read when a network is used, and is in the program where it is built. */
+import { isTunnelError } from '../../core/errors.ts'
 import type { WireGuardHost } from '../world.ts'
 import { bindUdp } from './datagrams.ts'
 import { hostPing } from './ping.ts'
@@ -13,4 +14,14 @@ export const hostWireGuard: WireGuardHost = {
   },
   bindUdp,
   ping: hostPing(hostPrograms),
+  async udpPath({ port }) {
+    const { UdpPath } = await import('./udp_path.ts')
+    try {
+      return await UdpPath.open({ port })
+    } catch (error) {
+      if (isTunnelError(error, 'net/in-use')) throw error
+      // A system without IPv6.
+      return await UdpPath.open({ host: '0.0.0.0', port })
+    }
+  },
 }

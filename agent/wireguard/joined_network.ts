@@ -5,15 +5,14 @@
 import type { Agreed } from '../../core/agreement.ts'
 import { formatAddress } from '../../core/address.ts'
 import type { Peers } from '../peers.ts'
-import type { World } from '../world.ts'
+import type { SocketPath, World } from '../world.ts'
 import type { PeerStats } from '../wireguard-wasm/peer.ts'
 import { Tunnel } from '../wireguard-wasm/tunnel.ts'
-import { RELAY_PATH, RelayPath } from './relay_path.ts'
+import { RELAY_PATH, RelayPath, UDP_PATH } from './relay_path.ts'
 import { tableOf, takenNetworks } from './served_network.ts'
 import { StackNetwork } from './stack_network.ts'
 import { allowedOf, TunnelClient } from './tunnel_client.ts'
 import type { TunnelState } from './tunnel_client.ts'
-import { UDP_PATH, UdpPath } from './udp_path.ts'
 
 export interface JoinedEvents {
   /** After the first time. */
@@ -43,7 +42,7 @@ export class JoinedNetwork {
   #state: JoinedFacts['state'] = 'opening'
   #tunnel: Tunnel | undefined
   #channels: RelayPath | undefined
-  #udp: UdpPath | undefined
+  #udp: SocketPath | undefined
 
   /** Resolves when it is up. Throws what `TunnelClient.open` throws. */
   static async open(
@@ -165,9 +164,8 @@ export class JoinedNetwork {
     tunnel.addPath(RELAY_PATH, this.#channels)
     this.#udp = undefined
     if (!isDirect) return
-    const { bindUdp } = this.#world.wireguard
     try {
-      this.#udp = new UdpPath([await bindUdp({ host: '0.0.0.0', port: 0 })])
+      this.#udp = await this.#world.wireguard.udpPath({ port: 0 })
       tunnel.addPath(UDP_PATH, this.#udp)
     } catch (error) {
       // The relay carries.

@@ -9,7 +9,8 @@ import type { Endpoint } from '../wireguard-wasm/address.ts'
 import { Batch, RUN_WORDS } from '../wireguard-wasm/batch.ts'
 import type { Path } from '../wireguard-wasm/driver.ts'
 
-/** Number of this path among those of a device; 0 is UDP. */
+/** Numbers of the paths of a device. */
+export const UDP_PATH = 0
 export const RELAY_PATH = 1
 /** Largest datagram that fits a frame with its length. */
 const DATAGRAM_BYTES_MAX = 65_500

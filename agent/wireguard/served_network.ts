@@ -11,7 +11,7 @@ import type { TunnelError } from '../../core/errors.ts'
 import type { PeerView } from '../access.ts'
 import type { Peers } from '../peers.ts'
 import type { Profile } from '../profile.ts'
-import type { World } from '../world.ts'
+import type { SocketPath, World } from '../world.ts'
 import { Tunnel } from '../wireguard-wasm/tunnel.ts'
 import { Exit } from './exit.ts'
 import { ExitPolicy } from './exit_policy.ts'
@@ -20,11 +20,10 @@ import type { GatewayMember } from './gateway.ts'
 import { Leases, namedSubnet } from './leases.ts'
 import type { Lease as StoredLease } from './leases.ts'
 import type { PeerTable, TablePeer } from './peer_table.ts'
-import { RELAY_PATH, RelayPath } from './relay_path.ts'
+import { RELAY_PATH, RelayPath, UDP_PATH } from './relay_path.ts'
 import { StockClients } from './stock_clients.ts'
 import { TunnelServer } from './tunnel_server.ts'
 import type { Lease, Member } from './tunnel_server.ts'
-import { UDP_PATH, UdpPath } from './udp_path.ts'
 
 /** Where the relay alone carries datagrams, packets may be large: fewer of them, and fewer seals. */
 const RELAY_MTU = 16_384
@@ -67,7 +66,7 @@ export class ServedNetwork {
   readonly #options: ServedOptions
   readonly #gateway: Gateway
   readonly #channels: RelayPath
-  readonly #udp: UdpPath | undefined
+  readonly #udp: SocketPath | undefined
   readonly #leases: Leases
   readonly #stock: StockClients
   /** By address. */
@@ -90,7 +89,9 @@ export class ServedNetwork {
   ): Promise<ServedNetwork> {
     const module = await world.wireguard.module()
     const key = await profile.wireguardKey(options.name)
-    const udp = options.udpPort === undefined ? undefined : await openUdp(world, options.udpPort)
+    const udp = options.udpPort === undefined
+      ? undefined
+      : await world.wireguard.udpPath({ port: options.udpPort })
     try {
       const leases = networkLeases(world, { profile, identity32, ...options })
       const stock = new StockClients(world, profile, options.name)
@@ -111,7 +112,7 @@ export class ServedNetwork {
       profile: Profile
       key: Uint8Array
       module: WebAssembly.Module
-      udp: UdpPath | undefined
+      udp: SocketPath | undefined
       leases: Leases
       stock: StockClients
     },
@@ -325,16 +326,6 @@ function ownAddresses({ probes }: World): string[] {
     const bytes = parseAddress(address)
     return bytes ? [formatAddress(bytes)] : []
   })
-}
-
-async function openUdp({ wireguard }: World, port: number): Promise<UdpPath> {
-  const four = await wireguard.bindUdp({ host: '0.0.0.0', port })
-  try {
-    return new UdpPath([four, await wireguard.bindUdp({ host: '::', port: four.port })])
-  } catch {
-    // A system without IPv6, or where :: is both families.
-    return new UdpPath([four])
-  }
 }
 
 function isAmong(names: readonly string[], view: PeerView): boolean {
