@@ -27,6 +27,7 @@ export const SOCK_DGRAM = 2
 export const SOCK_CLOEXEC = 0x80000
 export const CLOCK_MONOTONIC = 1
 export const MSG_NOSIGNAL = 0x4000
+export const MSG_DONTWAIT = 0x40
 
 /** The library's functions, `ptr` for their arguments and `read` for what they point to. Throws `host/unsupported`. */
 export async function openLibc() {

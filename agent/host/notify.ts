@@ -3,11 +3,12 @@
  * unix socket that `NOTIFY_SOCKET` names. `systemd-notify` is no way, since the manager would see
  * another process than the one that it watches.
  */
-import { realpathSync } from 'node:fs'
+import { existsSync, realpathSync } from 'node:fs'
 import type { System } from '../world.ts'
 import {
   AF_UNIX,
   CLOCK_MONOTONIC,
+  MSG_DONTWAIT,
   MSG_NOSIGNAL,
   openLibc,
   SOCK_CLOEXEC,
@@ -17,6 +18,9 @@ import {
 /** `sun_path` of unix(7), with its final zero byte. */
 const PATH_BYTES_MAX = 108
 const AT = 0x40
+/** How long a manager that takes nothing is tried. */
+const SEND_TRIES = 40
+const SEND_AGAIN_MS = 50
 
 const PLATFORMS: Readonly<Record<string, System['platform']>> = {
   linux: 'linux',
@@ -66,15 +70,25 @@ export async function notifySocket(
     const fd = libc.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)
     if (fd < 0) return false
     try {
-      const sent = libc.sendto(
-        fd,
-        ptr(message),
-        message.length,
-        MSG_NOSIGNAL,
-        ptr(address),
-        address.length,
-      )
-      return Number(sent) === message.length
+      const send = (): boolean => {
+        const flags = MSG_NOSIGNAL | MSG_DONTWAIT
+        const sent = libc.sendto(
+          fd,
+          ptr(message),
+          message.length,
+          flags,
+          ptr(address),
+          address.length,
+        )
+        return Number(sent) === message.length
+      }
+      // A manager that is busy has a full queue: to wait in the call would hold up everything here.
+      for (let left = SEND_TRIES; left > 0; left--) {
+        if (send()) return true
+        if (!existing(name)) return false
+        await new Promise((resolve) => setTimeout(resolve, SEND_AGAIN_MS))
+      }
+      return false
     } finally {
       libc.close(fd)
     }
@@ -82,6 +96,11 @@ export async function notifySocket(
     // A runtime without them, such as Node: the manager hears nothing.
     return false
   }
+}
+
+/** Whether there may be somebody at the address; of an abstract one nothing tells. */
+function existing(name: string): boolean {
+  return name.startsWith('@') || existsSync(name)
 }
 
 /** CLOCK_MONOTONIC, of which runtimes hand out differences alone. */

@@ -198,6 +198,27 @@ async function received(address: string, run: () => Promise<void>, messages = 1)
   return text
 }
 
+test('attack: a manager that takes nothing more holds up nobody', async () => {
+  const address = join(dir, 'stuck')
+  const child = spawn('socat', ['-d', '-d', '-u', `UNIX-RECV:${address}`, 'STDOUT'])
+  await new Promise<void>((resolve) => {
+    let said = ''
+    child.stderr.on('data', (bytes) => {
+      said += bytes
+      if (said.includes('starting data transfer loop')) resolve()
+    })
+  })
+  child.kill('SIGSTOP')
+  // The system's own queue, of net.unix.max_dgram_qlen and a few, and then it is full.
+  let taken = 0
+  while (taken < 10_000 && await notifySocket(address, ['WATCHDOG=1'])) taken++
+  assert.ok(taken > 0 && taken < 10_000, String(taken))
+  const waiting = notifySocket(address, ['READY=1'])
+  child.kill('SIGCONT')
+  assert.is(await waiting, true, 'and it is told once it takes something again')
+  child.kill('SIGKILL')
+})
+
 for (const kind of ['a path', 'the abstract name space'] as const) {
   test(`word reaches a manager at ${kind}`, async () => {
     const address = kind === 'a path' ? join(dir, 'notify') : `@sotto-test-${process.pid}`
