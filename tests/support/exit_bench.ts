@@ -2,8 +2,9 @@
 import * as nodeCrypto from 'node:crypto'
 import * as os from 'node:os'
 import { bindUdp } from '../../agent/host/datagrams.ts'
+import { dialOut } from '../../agent/host/dial_out.ts'
 import { hostClock } from '../../agent/host/process.ts'
-import { connectDuplex, listen, lookup } from '../../agent/host/tcp.ts'
+import { listen, lookup } from '../../agent/host/tcp.ts'
 import { ExitPolicy, parseRoute } from '../../agent/wireguard/exit_policy.ts'
 import type { ExitRules } from '../../agent/wireguard/exit_policy.ts'
 import { Exit } from '../../agent/wireguard/exit.ts'
@@ -41,7 +42,7 @@ export function bench(
     {
       net: {
         // Given up, it sends no more SYNs; that of callback sockets goes on for two minutes.
-        connect: connectDuplex,
+        connect: dialOut,
         lookup: (name) => {
           asked.push(name)
           const known = names.get(name)
