@@ -47,6 +47,10 @@ const PACKAGES = {
   certutil: 'libnss3-tools',
   buildah: 'buildah',
   busybox: 'busybox',
+  'wireguard-go': 'wireguard-go',
+  wg: 'wireguard-tools',
+  iperf3: 'iperf3',
+  ping: 'iputils-ping',
   // Brings nginx itself.
   nginx: 'libnginx-mod-stream',
   haproxy: 'haproxy',
