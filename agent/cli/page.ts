@@ -88,6 +88,12 @@ export const PROFILE_FLAG: Flag = {
   help: 'Which profile: relay, key, pins and identity.',
 }
 
+/** Before a command. */
+export const ROOT_FLAGS: readonly Flag[] = [
+  PROFILE_FLAG,
+  { name: 'version', help: 'Print the version.' },
+]
+
 /** Flags of every command that speaks to a relay. */
 export const RELAY_FLAGS: readonly Flag[] = [
   {
@@ -286,10 +292,7 @@ export function renderOverview(
     ...(isRoot
       ? [
         'flags before a command:',
-        ...table([
-          [flagWords(PROFILE_FLAG), flagHelp(PROFILE_FLAG)],
-          ['--version', 'Print the version.'],
-        ], width),
+        ...table(ROOT_FLAGS.map((flag) => [flagWords(flag), flagHelp(flag)]), width),
         '',
       ]
       : []),
@@ -307,4 +310,14 @@ function exampleLines(examples: Page['examples'], width: number): string[] {
       ...wrap(what, width - BELOW_INDENT).map((line) => indent + line),
     ]),
   ]
+}
+
+/** The sentence, and beneath it the hint, or where more is said. */
+export function describeError(
+  { message, hint, code }: TunnelError,
+  { isTTY, columns }: Pick<TerminalOutput, 'isTTY' | 'columns'>,
+): string {
+  // Hints are there to be pasted, and stay whole.
+  const lines = isTTY ? message.split('\n').flatMap((one) => wrap(one, columns - 1)) : [message]
+  return [...lines, hint ?? `More about it: sotto explain ${code}`].join('\n')
 }

@@ -6,8 +6,16 @@ import { Command as Parser, CommanderError, Option } from 'commander'
 import { asTunnelError, TunnelError } from '../../core/errors.ts'
 import { inProfile } from '../profiles.ts'
 import { VERSION } from '../version.ts'
-import type { StopReason, TerminalOutput, World } from '../world.ts'
-import { pageWidth, PROFILE_FLAG, renderOverview, renderPage, unknownVerb, wrap } from './page.ts'
+import type { StopReason, World } from '../world.ts'
+import {
+  describeError,
+  pageWidth,
+  PROFILE_FLAG,
+  renderOverview,
+  renderPage,
+  ROOT_FLAGS,
+  unknownVerb,
+} from './page.ts'
 import type { Command, Flag, Given, Page } from './page.ts'
 
 const EXIT_ERROR = 1
@@ -409,12 +417,6 @@ const ROOT_VERB: Verb = {
   verbs: VERBS,
 }
 
-const ROOT_FLAGS: readonly (readonly [string, string])[] = [
-  [`--${PROFILE_FLAG.name}`, PROFILE_FLAG.help],
-  ['--version', 'Print the version.'],
-  ['--help', 'Print the commands.'],
-]
-
 function credentialVerbs(what: 'keys' | 'tokens', words: string): Verb {
   const load = (verb: 'create' | 'list' | 'revoke') => async (): Promise<Command> =>
     what === 'keys'
@@ -498,7 +500,9 @@ async function complete(argv: readonly string[], world: World): Promise<number> 
   const page = (await verb.load?.())?.page
   const verbs: (readonly [string, string])[] = Object.entries(verb.verbs ?? {})
     .map(([word, { summary }]) => [word, summary])
-  if (verb === ROOT_VERB && words[at]?.startsWith('-')) verbs.push(...ROOT_FLAGS)
+  if (verb === ROOT_VERB && words[at]?.startsWith('-')) {
+    for (const { name, help } of ROOT_FLAGS) verbs.push([`--${name}`, help])
+  }
   // A wrong profile is told by commands, not into the middle of a line.
   const own = await inProfile(world, profile).catch(() => world)
   const found = await offers({ verbs, rest: words.slice(at), ...(page && { page }) }, own)
@@ -520,16 +524,6 @@ export async function everyPage(): Promise<{ path: string; text: string; page?: 
   }
   await walk('sotto', ROOT_VERB)
   return pages
-}
-
-/** The sentence, and beneath it the hint, or where more is said. */
-export function describeError(
-  { message, hint, code }: TunnelError,
-  { isTTY, columns }: Pick<TerminalOutput, 'isTTY' | 'columns'>,
-): string {
-  // Hints are there to be pasted, and stay whole.
-  const lines = isTTY ? message.split('\n').flatMap((one) => wrap(one, columns - 1)) : [message]
-  return [...lines, hint ?? `More about it: sotto explain ${code}`].join('\n')
 }
 
 type Found =
