@@ -12,7 +12,10 @@ import { checkChoice, join } from '../join.ts'
 import type { Joining, RelayChoice } from '../join.ts'
 import { Profile } from '../profile.ts'
 import { RelayApi } from '../relay_api.ts'
-import type { World } from '../world.ts'
+import type { TerminalOutput, World } from '../world.ts'
+
+/** What the screen sets in at a terminal. */
+const INDENT = '  '
 
 interface StatusOptions {
   choice: RelayChoice
@@ -78,7 +81,7 @@ async function run({ choice, json }: StatusOptions, world: World): Promise<numbe
     for (const one of served) stdout.write(`${JSON.stringify({ event: 'endpoint', ...one })}\n`)
   } else if (served.length === 0) stderr.write('nothing is being served\n')
   else {
-    stdout.write(columns(
+    stdout.write(table(
       ['ENDPOINT', 'AGENT', 'ADDRESS', 'SINCE', 'STREAMS', 'BULK'],
       served.map((one) => [
         one.endpoint,
@@ -92,6 +95,16 @@ async function run({ choice, json }: StatusOptions, world: World): Promise<numbe
     ))
   }
   return 0
+}
+
+/** At a terminal as far in as the lines of the screen. */
+function table(
+  heads: readonly string[],
+  rows: readonly (readonly string[])[],
+  { isTTY, columns: width }: TerminalOutput,
+): string {
+  const words = columns(heads, rows, { isTTY, columns: width - INDENT.length })
+  return isTTY ? words.replace(/^(?=.)/gm, INDENT) : words
 }
 
 /** Else the file of what runs names the relay, and what runs has said how it stands. */
@@ -111,8 +124,9 @@ function showRunning({ terminal }: World, running: readonly Running[], json: boo
     }
     const { config, pid, link, relay } = process
     const reason = process['reason'] === undefined ? '' : ` (${process['reason']})`
+    const gap = stdout.isTTY ? INDENT : ''
     stdout.write(printableLines(
-      `running    ${config} as process ${pid}\nlink       ${link}${reason}, to ${relay}\n\n`,
+      `${gap}running    ${config} as process ${pid}\n${gap}link       ${link}${reason}, to ${relay}\n\n`,
     ))
     const rows = tunnels.map((one) => [
       String(one['tunnel']),
@@ -121,7 +135,7 @@ function showRunning({ terminal }: World, running: readonly Running[], json: boo
       String(one['upstream']),
       `${one['visitors']}/${one['total']}`,
     ])
-    stdout.write(columns(['TUNNEL', 'STATE', 'ADDRESS', 'LEADS TO', 'VISITORS'], rows, stdout))
+    stdout.write(table(['TUNNEL', 'STATE', 'ADDRESS', 'LEADS TO', 'VISITORS'], rows, stdout))
     for (const one of tunnels) {
       const error = one['error'] as { message?: unknown } | undefined
       if (error) stdout.write(printableLines(`${one['tunnel']}: ${error.message}\n`))
