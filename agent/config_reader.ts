@@ -114,8 +114,11 @@ class Reader {
         /^[A-Z](?=[a-z])/,
         (letter) => letter.toLowerCase(),
       )
+      // The parser says "X must be Y": found X, expected it to be Y.
+      const [, what = found, must] = /^(.*?) must (.*)$/.exec(found) ?? []
+      const expected = must === undefined ? 'YAML' : `it to ${must}`
       this.#add({
-        ...{ code: 'config/syntax', field: '', found, expected: 'YAML', action: 'the text' },
+        ...{ code: 'config/syntax', field: '', found: what, expected, action: 'the text' },
         ...{ offset: start, length: end - start },
       })
     }
