@@ -236,8 +236,9 @@ export class AcmeSource implements CertificateSource {
         eab: choice.eab,
         contact: choice.contact,
         accountMade: async (url, terms) => {
+          const isNew = (await store.account()).url !== url
           await store.keepAccount({ key: account.key, url })
-          news({ state: 'account', ca, terms })
+          if (isNew) news({ state: 'account', ca, terms })
         },
         name: host,
         csr,
