@@ -69,21 +69,22 @@ export class UdpPath implements Path {
     { host = '::', port = 0, offload = true }: UdpPathOptions = {},
   ): Promise<UdpPath> {
     let path: UdpPath | undefined
-    const opening = async () => await Bun.udpSocket({
-      hostname: host,
-      port,
-      binaryType: 'uint8array',
-      socket: {
-        data(_, bytes, fromPort, address) {
-          path?.take(bytes, address, fromPort)
+    const opening = async () =>
+      await Bun.udpSocket({
+        hostname: host,
+        port,
+        binaryType: 'uint8array',
+        socket: {
+          data(_, bytes, fromPort, address) {
+            path?.take(bytes, address, fromPort)
+          },
+          drain() {
+            path?.retry()
+          },
+          // An ICMP message about one far end says nothing of the others.
+          error() {},
         },
-        drain() {
-          path?.retry()
-        },
-        // An ICMP message about one far end says nothing of the others.
-        error() {},
-      },
-    })
+      })
     const socket = await opening().catch((error) => {
       throw listenError({ host, port }, error)
     })
