@@ -73,6 +73,12 @@ export const PRIVATE_NETWORK: ErrorTable = {
         'It is no IPv4 network between /12 and /30, or interfaces of this machine cover all that could be chosen.',
         'Name one that nothing else uses, such as --subnet 10.99.0.0/24.',
       ],
+      unknown: [
+        'Nobody of that name has an address in the network.',
+        'A typing error, or it was released before.',
+        'Look who has one.',
+        'sotto wg release NET',
+      ],
     },
   },
   ping: {
@@ -92,6 +98,11 @@ export const PRIVATE_NETWORK: ErrorTable = {
         'The proxy cannot listen there.',
         'That is no port, or no address of this machine.',
         'Write --listen :1080 for this machine alone, or an address with a port.',
+      ],
+      login: [
+        'The proxy was to ask for a password, and there is none to compare with.',
+        'The variable SOTTO_SOCKS_PASSWORD is empty, or a word is longer than 255 bytes.',
+        'Put the password into that variable; on a command line others would see it.',
       ],
       open: [
         'Everybody who reaches the proxy would be in the private network.',

@@ -337,6 +337,9 @@ export function checkListen({ host }: { host: string }, login: Login | undefined
   throw new TunnelError(
     'socks/open',
     `Cannot listen on ${host} without a password: everybody who reaches it would be in the network`,
-    { hint: 'Add --user NAME:PASSWORD, or listen on this machine alone, such as --listen :1080' },
+    {
+      hint:
+        'Add --user NAME with a password, or listen on this machine alone, such as --listen :1080',
+    },
   )
 }
