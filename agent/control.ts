@@ -53,6 +53,15 @@ export async function openControl(
     )
   }
   try {
+    const folder = await world.files.info(`${stateDir}/run`)
+    // Whoever owns the folder can put a socket of their own in the place of ours.
+    if (folder && !folder.own) {
+      throw new TunnelError(
+        'profile/permissions',
+        `Cannot use ${stateDir}/run: it belongs to another user`,
+        { hint: 'Run as that user, or choose another folder with SOTTO_HOME' },
+      )
+    }
     const server = new ControlServer(world, handler)
     const listener = await world.net.listenLocal(
       socketPath(stateDir, id),

@@ -123,6 +123,24 @@ for (
   })
 }
 
+test('attack: in a folder of another user nobody listens, since he could take the place of the socket', async () => {
+  await close()
+  const { files } = bench.world
+  const world = {
+    ...bench.world,
+    files: {
+      ...files,
+      info: async (path: string) => {
+        const info = await files.info(path)
+        return info && path.endsWith('/run') ? { ...info, own: false } : info
+      },
+    },
+  }
+  const error = await openControl(world, { stateDir, path: PATH, handler }).catch((e) => e)
+  assert.ok(isTunnelError(error, 'profile/permissions'), String(error)) // The lock is free again.
+  ;({ close } = await openControl(bench.world, { stateDir, path: PATH, handler }))
+})
+
 test('what comes after the request changes nothing', async () => {
   assert.match(await raw(`{"do":"x"}\n${'y'.repeat(100_000)}`), /"event":"heard"/)
 })
