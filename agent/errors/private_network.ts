@@ -99,11 +99,6 @@ export const PRIVATE_NETWORK: ErrorTable = {
         'That is no port, or no address of this machine.',
         'Write --listen :1080 for this machine alone, or an address with a port.',
       ],
-      login: [
-        'The proxy was to ask for a password, and there is none to compare with.',
-        'The variable SOTTO_SOCKS_PASSWORD is empty, or a word is longer than 255 bytes.',
-        'Put the password into that variable; on a command line others would see it.',
-      ],
       open: [
         'Everybody who reaches the proxy would be in the private network.',
         'It was to listen on more than this machine, without a password.',
