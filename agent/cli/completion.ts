@@ -58,8 +58,19 @@ const TUNNELS: Names = async (world) => {
   return tunnels.map(({ key }) => ({ word: key, about: 'tunnel' }))
 }
 
+/** Networks of others, by the names that they are pinned under. */
+const NETWORKS: Names = async (world) => [...await SERVED(world), ...await PEERS(world)]
+const SERVED: Names = async (world) => {
+  const names = await world.files.list(`${new Profile(world).stateDir}/wireguard`)
+  return names.flatMap((name) => {
+    const word = /^([a-z0-9-]+)\.json$/.exec(name)?.[1]
+    return word === undefined ? [] : [{ word, about: 'served here' }]
+  })
+}
+
 /** By what an argument or a flag's value is called on the page. */
 const VALUES: Readonly<Record<string, Names>> = {
+  NET: NETWORKS,
   PEER: PEERS,
   TARGET: PEERS,
   PEER_OR_SERVICE: async (world) => [...await PEERS(world), ...await SERVICE_NAMES(world)],
@@ -81,6 +92,8 @@ const BY_PAGE: Readonly<Record<string, Names>> = {
   'relay URL': RELAYS,
   'sotto login RELAY': RELAYS,
   'profile NAME': PROFILES,
+  'sotto wg config NET': SERVED,
+  'sotto wg release NET': SERVED,
   'sotto profiles use NAME': PROFILES,
   'sotto profiles remove NAME': PROFILES,
 }

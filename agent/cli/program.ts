@@ -194,39 +194,7 @@ const VERBS: Readonly<Record<string, Verb>> = {
       },
     },
   },
-  wg: {
-    summary: 'private networks over WireGuard, without root',
-    verbs: {
-      serve: {
-        summary: 'serve a private network that leads to what this machine reaches',
-        load: async () => (await import('../commands/wg_serve.ts')).serveWg,
-      },
-      socks5: {
-        summary: 'use a private network by a SOCKS5 proxy of this machine',
-        load: async () => (await import('../commands/wg_socks5.ts')).socks5Wg,
-      },
-      forward: {
-        summary: 'forward ports into a private network, and out of it',
-        load: async () => (await import('../commands/wg_forward.ts')).forwardWg,
-      },
-      ping: {
-        summary: 'see whether a host of a private network answers',
-        load: async () => (await import('../commands/wg_ping.ts')).pingWg,
-      },
-      status: {
-        summary: 'show the private networks that are served or used here now',
-        load: async () => (await import('../commands/wg_status.ts')).statusWg,
-      },
-      config: {
-        summary: 'make a configuration for a stock client of WireGuard',
-        load: async () => (await import('../commands/wg_config.ts')).configWg,
-      },
-      release: {
-        summary: 'list leased addresses of a network, or take one back',
-        load: async () => (await import('../commands/wg_release.ts')).releaseWg,
-      },
-    },
-  },
+  wg: { summary: 'private networks over WireGuard, without root', verbs: NETWORK_VERBS },
   audit: {
     summary: 'what passed in sessions, signed by both sides',
     verbs: {

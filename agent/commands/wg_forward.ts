@@ -93,7 +93,7 @@ async function run(options: ForwardOptions, world: World): Promise<number> {
     const ports = { net, clock, network, bindUdp: wireguard.bindUdp }
     const open = await openForwards({
       ...ports,
-      told: (_, error) => screen.trouble(asTunnelError(error, 'forward/failed')),
+      told: (_, error) => screen.trouble(asTunnelError(error, 'net/failed')),
     }, options.forwards)
     try {
       const own = network.localAddresses[0] ?? ''

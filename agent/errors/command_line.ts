@@ -23,6 +23,12 @@ export const COMMAND_LINE: ErrorTable = {
         'Give both the certificate and the key, as PEM files.',
         'sotto http --help',
       ),
+      client: typed(
+        'A stock client needs a name.',
+        '--new was left out, or the name has other letters than a-z, 0-9 and hyphens.',
+        'Name it, such as --new laptop.',
+        'sotto wg config --help',
+      ),
       conflict: typed(
         'Two flags were given that exclude each other.',
         'A line was put together from two examples.',
@@ -38,6 +44,12 @@ export const COMMAND_LINE: ErrorTable = {
         'Packets of a public UDP port pass the relay as they are.',
         'Add --e2ee=false if the protocol encrypts by itself, as WireGuard and QUIC do; else use a private tunnel.',
         'sotto udp --help',
+      ),
+      endpoint: typed(
+        'That is no place where a client could send to.',
+        'The port is missing, or an IPv6 address has no brackets.',
+        'Write HOST:PORT, such as vpn.example.com:51820.',
+        'sotto wg config --help',
       ),
       expires: typed(
         'The end of a credential cannot be read.',
@@ -66,6 +78,12 @@ export const COMMAND_LINE: ErrorTable = {
         'It is empty, a URL, or holds blanks.',
         'Give the bare name that the upstream expects, such as app.test or app.test:8080.',
         'sotto http --help',
+      ),
+      host: typed(
+        'That is no host.',
+        'Letters that names of hosts do not have.',
+        'Write an address or a name, such as 192.168.1.1.',
+        'sotto wg ping --help',
       ),
       id: typed(
         'A credential is revoked by its id, and this is none.',
@@ -105,6 +123,12 @@ export const COMMAND_LINE: ErrorTable = {
         'A flag takes a whole number within bounds, and got something else.',
         'It is no number, has a fraction or a unit, or is too small or too large.',
         'Give a whole number within the bounds that the message names.',
+      ),
+      password: typed(
+        'A user was named and no password.',
+        'A password on the command line would be seen by other users of the machine.',
+        'Set the variable SOTTO_PROXY_PASSWORD.',
+        'sotto wg socks5 --help',
       ),
       pattern: typed(
         'The pattern of names cannot be used.',

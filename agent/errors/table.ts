@@ -23,6 +23,7 @@ const load = {
   wire: async () => (await import('./wire.ts')).WIRE,
   machine: async () => (await import('./machine.ts')).MACHINE,
   session: async () => (await import('./session.ts')).SESSION,
+  tunnels: async () => (await import('./tunnels.ts')).TUNNELS,
   private_network: async () => (await import('./private_network.ts')).PRIVATE_NETWORK,
 } satisfies Readonly<Record<string, () => Promise<ErrorTable>>>
 

@@ -74,7 +74,7 @@ export class Gateway {
     void this.#dial(incoming, member).then(
       () => this.#ports.told?.({ member, address, port }),
       (thrown) => {
-        const error = asTunnelError(thrown, 'exit/fault')
+        const error = asTunnelError(thrown, 'net/failed')
         incoming.reject(reasonOf(error))
         this.#ports.told?.({ member, address, port, error })
       },

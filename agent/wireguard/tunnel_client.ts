@@ -37,7 +37,8 @@ const RENEW_MS = 1_800_000
 /** Keeps channels and NATs open: a channel without a packet for 60 s is closed. */
 const KEEPALIVE_SECONDS = 25
 /** Errors after which another attempt would end alike. */
-const FINAL = /^(trust|session\/(refused|suite|service)|agreement|dial\/name|network)\b/
+const FINAL =
+  /^(trust\/|session\/(refused|suite|service)|agreement\/(?!fault)|dial\/name|network\/(?!gone|fault))/
 
 export interface TunnelClientPorts {
   clock: Clock
@@ -361,7 +362,7 @@ function refusal({ reason, words }: Refused): TunnelError {
 }
 
 function gone(why: string): TunnelError {
-  return new TunnelError('tunnel/gone', `Cannot go on in the network: ${why}`)
+  return new TunnelError('network/gone', `Cannot go on in the network: ${why}`)
 }
 
 function problem(reason: string, found: string): TunnelError {
