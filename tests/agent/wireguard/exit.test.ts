@@ -272,6 +272,28 @@ test('a flow lives while it sends, and is closed 5 minutes after it last did, ho
   far.close()
 })
 
+test('a connection that carries nothing for 2 hours and 5 minutes is closed, another one is not', async () => {
+  const clock = new ManualClock()
+  const made = bench({}, { ports: { clock } })
+  const client = made.exit.client('a')
+  let echoed = 0
+  const port = await serve('127.0.0.1', 0, (socket) => socket.pipe(socket))
+  const [silent, busy] = [
+    await client.connect({ host: '127.0.0.1', port }),
+    await client.connect({ host: '127.0.0.1', port }),
+  ]
+  let closed = 0
+  silent.handle({ data() {}, end() {}, closed: () => closed++ })
+  busy.handle({ data: () => echoed++, end() {}, closed() {} })
+  clock.advance(7_400_000)
+  busy.write(utf8('x'))
+  await until(() => echoed === 1)
+  clock.advance(115_001)
+  await until(() => closed === 1)
+  assert.is(client.counts.connections, 1)
+  client.close()
+})
+
 test('an echo: by a ping socket where it is granted, by the program elsewhere, and never past the policy', async () => {
   const root = fileURLToPath(new URL('../../..', import.meta.url))
   const script = `import { socketPing } from './agent/host/ping.ts'
