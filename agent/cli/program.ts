@@ -7,6 +7,7 @@ import { asTunnelError, TunnelError } from '../../core/errors.ts'
 import { inProfile } from '../profiles.ts'
 import { VERSION } from '../version.ts'
 import type { StopReason, World } from '../world.ts'
+import { NETWORK_VERBS } from './network_verbs.ts'
 import {
   describeError,
   pageWidth,
@@ -16,6 +17,7 @@ import {
   ROOT_FLAGS,
   unknownVerb,
 } from './page.ts'
+import { NETWORK_VERBS } from './network_verbs.ts'
 import type { Command, Flag, Given, Page } from './page.ts'
 
 const EXIT_ERROR = 1
