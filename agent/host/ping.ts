@@ -24,7 +24,8 @@ let sequence = 0
 export function hostPing(programs: Programs): Pinger {
   let granted = true
   return async (address, options) => {
-    if (granted) {
+    // A zone is for the program to read.
+    if (granted && !address.includes('%')) {
       const ms = await socketPing(address, options)
       if (ms !== undefined) return ms
       granted = false
@@ -39,7 +40,7 @@ export async function socketPing(
   { timeoutMs, bytes }: { timeoutMs: number; bytes: number },
 ): Promise<number | undefined> {
   const parsed = parseAddress(address)
-  if (process.platform !== 'linux' || !parsed || address.includes('%')) return undefined
+  if (process.platform !== 'linux' || !parsed) return undefined
   const family = parsed.length === 4 ? 4 : 6
   const opened = await openPingLibc().catch(() => undefined)
   if (!opened) return undefined
