@@ -141,9 +141,17 @@ const RULES: Rule[] = [
     reason: 'nothing imports serve/ but the command that runs a relay: routing names no runtime',
   },
   {
-    from: /^(?!relay\/serve\/|agent\/host\/|agent\/main\.ts)(core|relay|agent)\//,
+    from:
+      /^(?!relay\/serve\/|agent\/host\/|agent\/main\.ts|agent\/wireguard-wasm\/load_file\.ts)(core|relay|agent)\//,
     refuses: (target) => /^(node:|bun$|bun:|cloudflare:)/.test(target),
-    reason: 'only relay/serve, agent/host and agent/main.ts name a runtime',
+    reason:
+      'only relay/serve, agent/host, agent/main.ts and the loader of a package name a runtime',
+  },
+  {
+    from: /^agent\/wireguard-wasm\//,
+    refuses: (target) =>
+      !target.startsWith('agent/wireguard-wasm/') && target !== 'node:fs/promises',
+    reason: 'wireguard-wasm is a package of its own, for those who have nothing else of this house',
   },
   {
     from: /^agent\/commands\//,

@@ -2,40 +2,13 @@
 // runtimes: bun node deno
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { Batch, Flow, Tunnel, WireGuardError } from '../../agent/wireguard-wasm/index.ts'
-import type { Incoming, Message, Path, TunnelOptions } from '../../agent/wireguard-wasm/index.ts'
-import { encodeEndpoint } from '../../agent/wireguard-wasm/index.ts'
+import { Flow, memoryPaths, Tunnel, WireGuardError } from '../../agent/wireguard-wasm/index.ts'
+import type { Incoming, MemoryPath, Message, TunnelOptions } from '../../agent/wireguard-wasm/index.ts'
 import { memoryConns, splice } from '../../core/socket.ts'
 import type { Conn } from '../../core/socket.ts'
 import { module } from '../support/wireguard.ts'
 
 const test = suite('wireguard/tunnel')
-
-/** One end of a path in memory: what one sends the other receives a turn later. */
-class MemoryPath implements Path {
-  readonly mtu = 1452
-  other!: MemoryPath
-  onReceive: Path['onReceive']
-  inbox: Path['inbox']
-  onDrain: Path['onDrain']
-  isCut = false
-  readonly #record: Uint8Array
-
-  constructor(number: number) {
-    this.#record = encodeEndpoint({ host: `192.0.2.${number}`, port: 51820 })
-  }
-
-  send(batch: Batch, from = 0, to = batch.count): boolean {
-    if (this.isCut) return true
-    const copy = Batch.make(batch.bytes.length)
-    for (let i = from; i < to; i++) {
-      const [at = 0, length = 0, , size = 0] = batch.words.subarray(i * 4, i * 4 + 4)
-      copy.push(batch.bytes.subarray(at, at + length), this.#record, size)
-    }
-    setTimeout(() => this.other.onReceive?.(copy), 0)
-    return true
-  }
-}
 
 interface Bed {
   a: Tunnel
@@ -56,9 +29,7 @@ function bed(forB: Partial<TunnelOptions> = {}, forA: Partial<TunnelOptions> = {
       ...options,
     })
   const [a, b] = [make(1, forA), make(2, forB)]
-  const paths: [MemoryPath, MemoryPath] = [new MemoryPath(1), new MemoryPath(2)]
-  paths[0].other = paths[1]
-  paths[1].other = paths[0]
+  const paths = memoryPaths()
   a.device.addPeer({
     publicKey: b.device.publicKey,
     allowedIps: ['0.0.0.0/0', '::/0'],
