@@ -3,7 +3,12 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Flow, memoryPaths, Tunnel, WireGuardError } from '../../agent/wireguard-wasm/index.ts'
-import type { Incoming, MemoryPath, Message, TunnelOptions } from '../../agent/wireguard-wasm/index.ts'
+import type {
+  Incoming,
+  MemoryPath,
+  Message,
+  TunnelOptions,
+} from '../../agent/wireguard-wasm/index.ts'
 import { memoryConns, splice } from '../../core/socket.ts'
 import type { Conn } from '../../core/socket.ts'
 import { module } from '../support/wireguard.ts'
