@@ -17,7 +17,6 @@ import {
   ROOT_FLAGS,
   unknownVerb,
 } from './page.ts'
-import { NETWORK_VERBS } from './network_verbs.ts'
 import type { Command, Flag, Given, Page } from './page.ts'
 
 const EXIT_ERROR = 1
