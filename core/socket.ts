@@ -167,9 +167,12 @@ class Side implements ConnHandler {
     this.error = error
     if (error) this.to.abort()
     else this.to.end()
-    if (!this.other.isClosed) return
-    const [a, b] = this.isBack ? [this.other, this] : [this, this.other]
-    this.done?.(this.bytes, {
+    const { done, other } = this
+    // An abort may tell the other end at once, so that it is here before this one.
+    if (!other.isClosed || !done) return
+    this.done = other.done = undefined
+    const [a, b] = this.isBack ? [other, this] : [this, other]
+    done(this.bytes, {
       ...(a.error ? { a: a.error } : {}),
       ...(b.error ? { b: b.error } : {}),
     })

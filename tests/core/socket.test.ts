@@ -5,7 +5,7 @@ import * as assert from 'uvu/assert'
 import { utf8 } from '../../core/bytes.ts'
 import { ManualClock } from '../../core/clock.ts'
 import { memoryConns, memorySockets, splice } from '../../core/socket.ts'
-import type { Conn } from '../../core/socket.ts'
+import type { Conn, ConnHandler } from '../../core/socket.ts'
 
 const socket = suite('core/socket')
 
@@ -45,6 +45,43 @@ socket('an abort is told to both ends as broken', async () => {
   await settle()
   assert.equal([atA, atB], [['broken'], ['broken']])
 })
+
+socket(
+  'a splice is told as over once, also where an abort tells the other end at once',
+  async () => {
+    const handlers: ConnHandler[] = []
+    const conn = (): Conn => {
+      let over = false
+      const end = (error?: Error): void => {
+        if (over) return
+        over = true
+        handler!.closed(error)
+      }
+      let handler: ConnHandler | undefined
+      return {
+        ...memoryConns()[0],
+        remoteAddress: '',
+        remotePort: 0,
+        write: () => 'ok',
+        end() {},
+        pause() {},
+        resume() {},
+        hold() {},
+        buffered: () => 0,
+        abort: () => end(new Error('aborted')),
+        handle(given) {
+          handler = given
+          handlers.push({ ...given, closed: end } as ConnHandler)
+        },
+      }
+    }
+    let told = 0
+    splice(conn(), conn(), () => void told++)
+    handlers[0]!.closed(new Error('broken'))
+    await settle()
+    assert.is(told, 1)
+  },
+)
 
 socket('hold() keeps what comes for the next handler', async () => {
   const [a, b] = memoryConns()
