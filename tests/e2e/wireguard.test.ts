@@ -109,7 +109,7 @@ class Ours {
 
   /** Counts what comes. */
   #watched(path: Path): Path {
-    const ours = this
+    const { types } = this
     return {
       mtu: path.mtu,
       send: (batch, from, to) => path.send(batch, from, to),
@@ -118,9 +118,7 @@ class Ours {
       },
       set onReceive(take: Path['onReceive']) {
         path.onReceive = take && ((batch) => {
-          batch.each((datagram) =>
-            ours.types.set(datagram[0]!, (ours.types.get(datagram[0]!) ?? 0) + 1)
-          )
+          batch.each((datagram) => types.set(datagram[0]!, (types.get(datagram[0]!) ?? 0) + 1))
           take(batch)
         })
       },
