@@ -69,13 +69,14 @@ export class Gateway {
     const { localAddress: address, localPort: port, remoteAddress } = incoming
     const member = this.#ports.member(remoteAddress)
     // The device has checked the source: a peer that went away a moment ago.
-    if (!member) return incoming.reject('prohibited')
+    if (!member) return incoming.reject('reset')
     if (member.own.includes(address)) return incoming.reject('reset')
     void this.#dial(incoming, member).then(
       () => this.#ports.told?.({ member, address, port }),
       (thrown) => {
         const error = asTunnelError(thrown, 'net/failed')
-        incoming.reject(reasonOf(error))
+        // A reset, whatever the reason: stacks take an error of ICMP for one that may pass, and ask on.
+        incoming.reject('reset')
         this.#ports.told?.({ member, address, port, error })
       },
     )
@@ -215,11 +216,4 @@ export class Gateway {
   #cannot(message: Message, reason: Unreachable): void {
     this.#ports.tunnel().send({ ...message, kind: 'unreachable', reason })
   }
-}
-
-/** What a member's stack is told; a refusal is a reset, as that of the host itself would be. */
-function reasonOf({ code }: TunnelError): Unreachable | 'reset' {
-  if (code === 'net/refused') return 'reset'
-  if (code === 'exit/denied' || code === 'net/denied') return 'prohibited'
-  return code === 'net/unreachable' ? 'net' : 'host'
 }
