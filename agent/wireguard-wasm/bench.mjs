@@ -69,9 +69,7 @@ function turn(end, other, plain, onChange) {
   const { x } = end
   const ms = performance.now()
   if (!plain) end.feed()
-  const runs = plain
-    ? x.tn_plain_turn(end.count, 0, ms)
-    : x.tn_turn(end.count, 0, ms, Date.now())
+  const runs = plain ? x.tn_plain_turn(end.count, 0, ms) : x.tn_turn(end.count, 0, ms, Date.now())
   end.count = 0
   end.filled = 0
   const run = end.words(end.areas.runs, runs * 4)
@@ -172,7 +170,9 @@ for (const plain of [true, false]) {
     if (idle === 0) alone = Math.max(alone, rate)
     const share = idle > 0 ? `, ${Math.round(rate / alone * 100)} % of alone` : ''
     console.log(
-      `${plain ? 'stack alone' : 'sealed'}, ${idle} idle flows: ${rate.toFixed(2)} Gbit/s${share}; ` +
+      `${plain ? 'stack alone' : 'sealed'}, ${idle} idle flows: ${
+        rate.toFixed(2)
+      } Gbit/s${share}; ` +
         `memory of both ${memory >> 20} MiB`,
     )
   }

@@ -55,7 +55,8 @@ function archive() {
 /** Makes the folder unless it is made of the same archive and patches. */
 export function vendor() {
   const folder = join(here, 'vendor', name)
-  const patches = readdirSync(join(here, 'patches')).filter((file) => file.endsWith('.patch')).sort()
+  const patches = readdirSync(join(here, 'patches')).filter((file) => file.endsWith('.patch'))
+    .sort()
   const parts = patches.map((file) => hash(readFileSync(join(here, 'patches', file))))
   const made = [sha256, ...parts].join('\n') + '\n'
   const mark = join(folder, '.made-of')

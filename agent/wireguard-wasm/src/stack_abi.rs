@@ -40,7 +40,13 @@ fn join<T: Default>(act: impl FnOnce(&mut Joined) -> T) -> T {
 
 /// After `wg_init`. Scratch: 16 secret bytes, which are overwritten.
 #[unsafe(no_mangle)]
-pub extern "C" fn tn_init(mtu: u32, flows: u32, buffer_bytes: u32, memory_bytes: u32, flags: u32) -> u32 {
+pub extern "C" fn tn_init(
+    mtu: u32,
+    flows: u32,
+    buffer_bytes: u32,
+    memory_bytes: u32,
+    flags: u32,
+) -> u32 {
     with(|i| {
         // SAFETY: as in `join`.
         let slot = unsafe { &mut *JOINED.0.get() };

@@ -1,9 +1,9 @@
-//! The device and the stack joined: a packet is decrypted, taken up, answered, laid and sealed in the
-//! pools where it lies, and no object stands for it.
+//! The device and the stack joined: a packet is decrypted, taken up, answered, laid and sealed in
+//! the pools where it lies, and no object stands for it.
 //!
-//! A turn takes datagrams and messages, runs what is due, and leaves runs of sealed datagrams, messages
-//! (what is not TCP) and the flows that have changed. The same turn over packets, without a device, is for
-//! a network interface.
+//! A turn takes datagrams and messages, runs what is due, and leaves runs of sealed datagrams,
+//! messages (what is not TCP) and the flows that have changed. The same turn over packets, without
+//! a device, is for a network interface.
 
 use crate::device::batch::{Descriptor, EndpointRecord, NO_PEER, Runs, SendErrors};
 use crate::device::{Device, Endpoint, Event, Now, Sent, padded};
@@ -115,7 +115,8 @@ impl Message {
     /// Source and destination; None for a family that there is not.
     pub fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
         let source = SocketAddr::new(ip_of(self.family, &self.source)?, self.source_port);
-        let destination = SocketAddr::new(ip_of(self.family, &self.destination)?, self.destination_port);
+        let destination =
+            SocketAddr::new(ip_of(self.family, &self.destination)?, self.destination_port);
         Some((source, destination))
     }
 }
@@ -143,7 +144,9 @@ impl Slots<'_, '_> {
                 return false;
             }
             let Some(device) = self.device.as_deref_mut() else { return true };
-            let Some(datagram) = device.poll(self.now, &mut self.pool[self.at..]) else { return true };
+            let Some(datagram) = device.poll(self.now, &mut self.pool[self.at..]) else {
+                return true;
+            };
             let to = EndpointRecord::from(&datagram.to);
             self.runs.push(self.at, datagram.len, datagram.peer.unwrap_or(NO_PEER), to);
             self.at += datagram.len;
@@ -286,7 +289,12 @@ pub fn turn(
 fn message_of(received: &Received, peer: u32, place: usize, packet: &[u8]) -> Option<Message> {
     let lay = |message: Message, payload: &[u8]| {
         let inside = payload.as_ptr() as usize - packet.as_ptr() as usize;
-        Some(Message { peer, offset: (place + inside) as u32, len: payload.len() as u32, ..message })
+        Some(Message {
+            peer,
+            offset: (place + inside) as u32,
+            len: payload.len() as u32,
+            ..message
+        })
     };
     match *received {
         Received::Datagram { source, destination, payload } => {
@@ -303,12 +311,21 @@ fn message_of(received: &Received, peer: u32, place: usize, packet: &[u8]) -> Op
             let message = Message::between(kind::UNREACHABLE, source, destination);
             Some(Message { code, mtu, peer, ..message })
         }
-        Received::Taken | Received::Full | Received::Dropped(Drop::Malformed) | Received::Dropped(_) => None,
+        Received::Taken
+        | Received::Full
+        | Received::Dropped(Drop::Malformed)
+        | Received::Dropped(_) => None,
     }
 }
 
 /// False: it cannot be sent.
-fn send(stack: &mut Stack, now_ms: u64, message: &Message, payload: &[u8], slots: &mut Slots) -> bool {
+fn send(
+    stack: &mut Stack,
+    now_ms: u64,
+    message: &Message,
+    payload: &[u8],
+    slots: &mut Slots,
+) -> bool {
     let Some((source, destination)) = message.ends() else { return false };
     if !slots.has_room() {
         return false;

@@ -1,5 +1,5 @@
-//! What idle flows cost one that is not: `cargo test --release --test idle -- --ignored --nocapture`. Its figures are
-//! this machine's, so that it is run by hand.
+//! What idle flows cost one that is not: `cargo test --release --test idle -- --ignored
+//! --nocapture`. Its figures are this machine's, so that it is run by hand.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -36,7 +36,11 @@ fn pass(from: &mut Train, to: &mut Stack, ms: u64, answers: &mut Train) {
 fn run(idle: u16) -> f64 {
     let stack = |accepts: bool| {
         let secret = [accepts as u8; 16];
-        let flows = StackOptions { incoming_max: 20_000, incoming_max_per_destination: 20_000, ..StackOptions::default() };
+        let flows = StackOptions {
+            incoming_max: 20_000,
+            incoming_max_per_destination: 20_000,
+            ..StackOptions::default()
+        };
         Stack::new(StackOptions { accepts, secret, ..flows })
     };
     let mut ends = [stack(false), stack(true)];

@@ -1,5 +1,6 @@
-//! How fast one flow is over links with delay, loss and reordering, in virtual time: the same figures on any
-//! machine. `cargo test --release --test link -- --nocapture` prints them (seconds of virtual time: `seconds`).
+//! How fast one flow is over links with delay, loss and reordering, in virtual time: the same
+//! figures on any machine. `cargo test --release --test link -- --nocapture` prints them (seconds
+//! of virtual time: `seconds`).
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -53,7 +54,9 @@ struct Way {
 impl Way {
     fn send(&mut self, now_us: u64, flow: usize, packet: Vec<u8>, link: &Link, dice: &mut u64) {
         self.count += 1;
-        let waiting = self.busy_until_ns.saturating_sub(now_us * 1_000) * (link.bits_per_second / 1_000_000) / 8_000;
+        let waiting = self.busy_until_ns.saturating_sub(now_us * 1_000)
+            * (link.bits_per_second / 1_000_000)
+            / 8_000;
         if waiting > link.queue_bytes {
             self.full += 1;
             return;
@@ -118,13 +121,15 @@ impl Flow {
     }
 }
 
-/// Mbit/s of payload of flows over one link, each tolerant or not; prints them, and what was dropped and lost.
+/// Mbit/s of payload of flows over one link, each tolerant or not; prints them, and what was
+/// dropped and lost.
 fn race(name: &str, link: Link, tolerant: &[bool]) -> Vec<f64> {
     let (near, far) = ("100.64.0.2:40000".parse().unwrap(), "192.168.1.9:80".parse().unwrap());
     let mut flows: Vec<Flow> = tolerant
         .iter()
         .map(|tolerant| {
-            let mut ends = [false, true].map(|accepts| end(accepts, &Link { tolerant: *tolerant, ..link }));
+            let mut ends =
+                [false, true].map(|accepts| end(accepts, &Link { tolerant: *tolerant, ..link }));
             let id = ends[0].connect(near, far, 1_000).unwrap();
             Flow { ends, id, sent: 0, got: 0, half: 0 }
         })
@@ -168,7 +173,8 @@ fn race(name: &str, link: Link, tolerant: &[bool]) -> Vec<f64> {
     let rates: Vec<f64> = flows.iter().map(|flow| rate(flow.got, link.seconds)).collect();
     for (flow, whole) in flows.iter().zip(&rates) {
         println!(
-            "{name:36} {whole:6.1} Mbit/s ({:6.1} in the second half), {} packets, queue full {}, lost {}, buffers {} KiB",
+            "{name:36} {whole:6.1} Mbit/s ({:6.1} in the second half), {} packets, \
+             queue full {}, lost {}, buffers {} KiB",
             rate(flow.got - flow.half, link.seconds / 2),
             ways[0].count,
             ways[0].full,
@@ -187,7 +193,10 @@ fn run(name: &str, link: Link) -> f64 {
 fn a_clean_link_is_filled() {
     assert!(run("50 ms, no loss", GIGABIT) >= 600.0);
     assert!(run("50 ms, no loss, short queue", Link { queue_bytes: 500_000, ..GIGABIT }) >= 500.0);
-    assert!(run("10 ms, 100 Mbit/s", Link { rtt_ms: 10, bits_per_second: 100_000_000, ..GIGABIT }) >= 80.0);
+    assert!(
+        run("10 ms, 100 Mbit/s", Link { rtt_ms: 10, bits_per_second: 100_000_000, ..GIGABIT })
+            >= 80.0
+    );
     assert!(run("200 ms, no loss", Link { rtt_ms: 200, ..GIGABIT }) >= 150.0);
 }
 
@@ -202,7 +211,9 @@ fn without_tolerance_it_is_cubic() {
     let strict = Link { tolerant: false, ..GIGABIT };
     assert!(run("50 ms, no loss, strict", strict) >= 600.0);
     assert!(run("50 ms, 0.1 %, strict", Link { loss_per_million: 1_000, ..strict }) >= 7.0);
-    assert!(run("100 ms, 1 %, strict", Link { rtt_ms: 100, loss_per_million: 10_000, ..strict }) >= 1.0);
+    assert!(
+        run("100 ms, 1 %, strict", Link { rtt_ms: 100, loss_per_million: 10_000, ..strict }) >= 1.0
+    );
 }
 
 #[test]

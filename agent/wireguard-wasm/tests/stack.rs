@@ -1,4 +1,5 @@
-//! The stack against itself over a network that loses, delays, doubles and reorders, in virtual time.
+//! The stack against itself over a network that loses, delays, doubles and reorders, in virtual
+//! time.
 
 use core::net::{IpAddr, SocketAddr};
 use std::collections::{BTreeMap, HashMap};
@@ -99,10 +100,12 @@ impl Pair {
         }
     }
 
-    /// All that is due now, at both ends; then the clock goes on to what comes next. False: nothing will.
+    /// All that is due now, at both ends; then the clock goes on to what comes next. False:
+    /// nothing will.
     fn step(&mut self) -> bool {
         let mut next = u64::MAX;
-        while let Some(entry) = self.wire.first_entry().filter(|entry| entry.key().0 <= self.now_ms) {
+        while let Some(entry) = self.wire.first_entry().filter(|entry| entry.key().0 <= self.now_ms)
+        {
             let (to, packet) = entry.remove();
             let mut sink = Packets(Vec::new(), 64);
             self.ends[to].receive(self.now_ms, &packet, &mut sink);
@@ -147,7 +150,8 @@ fn pattern(length: usize, seed: u64) -> Vec<u8> {
 
 /// Bytes both ways on one flow, each side finishing after its own.
 fn transfer(pair: &mut Pair, forth: &[u8], back: &[u8]) {
-    let id = pair.ends[0].connect(at("100.64.0.2:40000"), at("192.168.1.9:80"), pair.now_ms).unwrap();
+    let id =
+        pair.ends[0].connect(at("100.64.0.2:40000"), at("192.168.1.9:80"), pair.now_ms).unwrap();
     let mut sent = [0, 0];
     let mut finished = [false, false];
     let mut got = [Vec::new(), Vec::new()];
@@ -155,7 +159,13 @@ fn transfer(pair: &mut Pair, forth: &[u8], back: &[u8]) {
     let mut steps = 0;
     while pair.step() {
         steps += 1;
-        assert!(steps < 2_000_000, "it does not end at {} ms: {:?} {:?}", pair.now_ms, sent, got[0].len());
+        assert!(
+            steps < 2_000_000,
+            "it does not end at {} ms: {:?} {:?}",
+            pair.now_ms,
+            sent,
+            got[0].len()
+        );
         for end in 0..2 {
             let whole = if end == 0 { forth } else { back };
             if pair.ends[end].ends(id).is_none() {
@@ -176,10 +186,20 @@ fn transfer(pair: &mut Pair, forth: &[u8], back: &[u8]) {
             }
         }
     }
-    assert!(got[1] == forth, "forth: {} of {}, {:?} at {}", got[1].len(), forth.len(), pair.changes, pair.now_ms);
+    assert!(
+        got[1] == forth,
+        "forth: {} of {}, {:?} at {}",
+        got[1].len(),
+        forth.len(),
+        pair.changes,
+        pair.now_ms
+    );
     assert!(got[0] == back, "back: {} of {}", got[0].len(), back.len());
     for end in 0..2 {
-        assert!(pair.saw(end, id, change::CONNECTED | change::FINISHED | change::CLOSED), "end {end}");
+        assert!(
+            pair.saw(end, id, change::CONNECTED | change::FINISHED | change::CLOSED),
+            "end {end}"
+        );
         assert!(!pair.saw(end, id, change::RESET), "end {end}");
         assert!(pair.ends[end].is_empty());
     }
@@ -196,8 +216,12 @@ fn bytes_pass_both_ways_and_both_ends_finish() {
 #[test]
 fn bytes_are_the_same_over_any_network() {
     for seed in 1..150 {
-        let mut pair = Pair::new(seed, Faults { loss: seed % 12, double: seed % 4, delay_ms: (1, 1 + seed % 40) });
-        let (forth, back) = (pattern(60_000 + seed as usize * 777, seed), pattern(40_000, seed + 1));
+        let mut pair = Pair::new(
+            seed,
+            Faults { loss: seed % 12, double: seed % 4, delay_ms: (1, 1 + seed % 40) },
+        );
+        let (forth, back) =
+            (pattern(60_000 + seed as usize * 777, seed), pattern(40_000, seed + 1));
         transfer(&mut pair, &forth, &back);
     }
 }
@@ -223,10 +247,21 @@ fn a_syn_waits_for_its_answer_and_may_be_refused() {
         assert_eq!(answer.0.len(), 1);
         assert!(far.is_empty());
         let mut none = Packets(Vec::new(), 9);
-        near.receive(2, &answer.0[0], &mut none);
-        if kind.is_none() {
-            assert_eq!(near.changed(), Some((id, change::CLOSED | change::RESET)));
+        if kind.is_some() {
+            // Of another connection: whoever cannot see the SYN cannot end it.
+            let mut other = answer.0[0].clone();
+            other[20 + 8 + 20 + 4] ^= 1;
+            let sum = u16::from_be_bytes([other[22], other[23]]);
+            let (old, new) = (answer.0[0][52] as u32, other[52] as u32);
+            let fixed = (!sum as u32) + 0xffff + (new << 8) - (old << 8);
+            let fixed = !(((fixed & 0xffff) + (fixed >> 16)) as u16);
+            other[22..24].copy_from_slice(&fixed.to_be_bytes());
+            assert_eq!(near.receive(2, &other, &mut none), Received::Taken);
+            assert_eq!(near.changed(), None);
         }
+        near.receive(2, &answer.0[0], &mut none);
+        assert_eq!(near.changed(), Some((id, change::CLOSED | change::RESET)));
+        assert!(near.is_empty());
     }
 }
 
@@ -278,12 +313,15 @@ fn what_leads_nowhere_is_answered_by_a_reset_at_a_bounded_rate() {
 #[test]
 fn an_abort_is_a_reset_at_the_other_end() {
     let mut pair = Pair::new(3, Faults { delay_ms: (1, 1), ..Faults::default() });
-    let id = pair.ends[0].connect(at("100.64.0.2:40000"), at("192.168.1.9:80"), pair.now_ms).unwrap();
+    let id =
+        pair.ends[0].connect(at("100.64.0.2:40000"), at("192.168.1.9:80"), pair.now_ms).unwrap();
     while !pair.saw(1, 0, change::CONNECTED) {
         pair.step();
     }
     pair.ends[0].abort(id);
-    while !(pair.saw(0, id, change::CLOSED | change::RESET) && pair.saw(1, 0, change::CLOSED | change::RESET)) {
+    while !(pair.saw(0, id, change::CLOSED | change::RESET)
+        && pair.saw(1, 0, change::CLOSED | change::RESET))
+    {
         pair.step();
     }
     assert!(pair.ends[0].is_empty() && pair.ends[1].is_empty());
@@ -292,7 +330,8 @@ fn an_abort_is_a_reset_at_the_other_end() {
 #[test]
 fn a_peer_that_vanished_ends_the_flow_in_time() {
     let mut pair = Pair::new(3, Faults { delay_ms: (1, 1), ..Faults::default() });
-    let id = pair.ends[0].connect(at("100.64.0.2:40000"), at("192.168.1.9:80"), pair.now_ms).unwrap();
+    let id =
+        pair.ends[0].connect(at("100.64.0.2:40000"), at("192.168.1.9:80"), pair.now_ms).unwrap();
     while !pair.saw(1, 0, change::CONNECTED) {
         pair.step();
     }
@@ -308,7 +347,8 @@ fn a_peer_that_vanished_ends_the_flow_in_time() {
 #[test]
 fn both_sides_are_heard_after_both_have_sent_again() {
     let mut pair = Pair::new(3, Faults { delay_ms: (20, 20), ..Faults::default() });
-    let id = pair.ends[0].connect(at("100.64.0.2:40000"), at("192.168.1.9:80"), pair.now_ms).unwrap();
+    let id =
+        pair.ends[0].connect(at("100.64.0.2:40000"), at("192.168.1.9:80"), pair.now_ms).unwrap();
     while !pair.saw(1, 0, change::CONNECTED) {
         pair.step();
     }
@@ -339,7 +379,9 @@ fn both_sides_are_heard_after_both_have_sent_again() {
 
 #[test]
 fn a_router_that_says_too_big_is_obeyed_when_it_quotes_what_is_on_its_way() {
-    for (near, far, least) in [("100.64.0.2:4000", "192.168.1.9:80", 900), ("[fd00::2]:4000", "[fd00::9]:80", 1280)] {
+    for (near, far, least) in
+        [("100.64.0.2:4000", "192.168.1.9:80", 900), ("[fd00::2]:4000", "[fd00::9]:80", 1280)]
+    {
         let mut pair = Pair::new(3, Faults { delay_ms: (20, 20), ..Faults::default() });
         let id = pair.ends[0].connect(at(near), at(far), pair.now_ms).unwrap();
         while !pair.saw(0, id, change::CONNECTED) {
@@ -349,11 +391,18 @@ fn a_router_that_says_too_big_is_obeyed_when_it_quotes_what_is_on_its_way() {
         let (mut sent, mut got) = (0, Vec::new());
         let mut buffer = vec![0; 1 << 16];
         let (mut told, mut large) = (false, 0);
-        let router: IpAddr = if at(near).is_ipv4() { at("10.9.9.9:1").ip() } else { at("[fd00::7]:1").ip() };
+        let router: IpAddr =
+            if at(near).is_ipv4() { at("10.9.9.9:1").ip() } else { at("[fd00::7]:1").ip() };
         while got.len() < whole.len() {
             assert!(pair.step() && pair.now_ms < 60_000, "{} bytes", got.len());
-            // The router on the way drops what is too big, and says so; before, somebody lies about another packet.
-            let on_way: Vec<_> = pair.wire.iter().filter(|(_, (to, p))| *to == 1 && p.len() > least).map(|(k, _)| *k).collect();
+            // The router on the way drops what is too big, and says so; before, somebody lies
+            // about another packet.
+            let on_way: Vec<_> = pair
+                .wire
+                .iter()
+                .filter(|(_, (to, p))| *to == 1 && p.len() > least)
+                .map(|(k, _)| *k)
+                .collect();
             for key in on_way {
                 let (_, packet) = pair.wire.remove(&key).unwrap();
                 large += 1;
@@ -363,9 +412,18 @@ fn a_router_that_says_too_big_is_obeyed_when_it_quotes_what_is_on_its_way() {
                 for (quoted, mtu) in [(other, 600), (packet, least)] {
                     let mut sink = Packets(Vec::new(), 9);
                     let mut helper = stack(false, 9);
-                    assert!(helper.send_unreachable(0, router, &quoted, IcmpError::TooBig(mtu as u32), &mut sink));
+                    assert!(helper.send_unreachable(
+                        0,
+                        router,
+                        &quoted,
+                        IcmpError::TooBig(mtu as u32),
+                        &mut sink
+                    ));
                     let mut none = Packets(Vec::new(), 9);
-                    assert_eq!(pair.ends[0].receive(pair.now_ms, &sink.0[0], &mut none), Received::Taken);
+                    assert_eq!(
+                        pair.ends[0].receive(pair.now_ms, &sink.0[0], &mut none),
+                        Received::Taken
+                    );
                 }
                 told = true;
             }
@@ -381,9 +439,14 @@ fn a_router_that_says_too_big_is_obeyed_when_it_quotes_what_is_on_its_way() {
 fn buffers_grow_by_need_and_are_given_back() {
     let mut pair = Pair::new(3, Faults { delay_ms: (20, 20), ..Faults::default() });
     pair.ends = [7, 8].map(|secret| {
-        Stack::new(StackOptions { accepts: secret == 8, secret: [secret; 16], ..StackOptions::default() })
+        Stack::new(StackOptions {
+            accepts: secret == 8,
+            secret: [secret; 16],
+            ..StackOptions::default()
+        })
     });
-    let id = pair.ends[0].connect(at("100.64.0.2:40000"), at("192.168.1.9:80"), pair.now_ms).unwrap();
+    let id =
+        pair.ends[0].connect(at("100.64.0.2:40000"), at("192.168.1.9:80"), pair.now_ms).unwrap();
     assert!(pair.ends[0].buffered_bytes() == 0, "an idle flow costs no buffers");
     let (whole, mut sent, mut got) = (vec![7; 30_000_000], 0, 0);
     let (mut most, mut buffer) = (0, vec![0; 1 << 20]);
@@ -412,7 +475,8 @@ fn memory_of_all_flows_has_a_limit() {
     let limit = 2 << 20;
     let mut pair = Pair::new(3, Faults { delay_ms: (20, 20), ..Faults::default() });
     pair.ends = [7, 8].map(|secret| {
-        let options = StackOptions { accepts: secret == 8, memory_bytes: limit, ..StackOptions::default() };
+        let options =
+            StackOptions { accepts: secret == 8, memory_bytes: limit, ..StackOptions::default() };
         Stack::new(StackOptions { secret: [secret; 16], ..options })
     });
     let flows: Vec<FlowId> = (0..60)
@@ -443,7 +507,9 @@ fn memory_of_all_flows_has_a_limit() {
 #[test]
 fn datagrams_and_echoes_pass_one_by_one() {
     let mut one = stack(false, 1);
-    for (source, destination) in [("100.64.0.2:53", "10.0.0.1:5353"), ("[fd00::1]:53", "[fd00::2]:9")] {
+    for (source, destination) in
+        [("100.64.0.2:53", "10.0.0.1:5353"), ("[fd00::1]:53", "[fd00::2]:9")]
+    {
         let mut sink = Packets(Vec::new(), 9);
         let payload = pattern(900, 9);
         assert!(one.send_datagram(at(source), at(destination), &payload, &mut sink));
@@ -452,7 +518,11 @@ fn datagrams_and_echoes_pass_one_by_one() {
         let mut other = stack(false, 2);
         assert_eq!(
             other.receive(0, &sink.0[0], &mut none),
-            Received::Datagram { source: at(source), destination: at(destination), payload: &payload },
+            Received::Datagram {
+                source: at(source),
+                destination: at(destination),
+                payload: &payload
+            },
         );
         let [from, to]: [IpAddr; 2] = [at(source).ip(), at(destination).ip()];
         for request in [true, false] {
@@ -460,11 +530,23 @@ fn datagrams_and_echoes_pass_one_by_one() {
             let packet = sink.0.pop().unwrap();
             assert_eq!(
                 other.receive(0, &packet, &mut none),
-                Received::Echo { source: from, destination: to, request, id: 7, sequence: 8, payload: &payload },
+                Received::Echo {
+                    source: from,
+                    destination: to,
+                    request,
+                    id: 7,
+                    sequence: 8,
+                    payload: &payload
+                },
             );
         }
         // An error about the datagram finds its way back to whom it is about.
-        for kind in [IcmpError::PortUnreachable, IcmpError::HostUnreachable, IcmpError::Prohibited, IcmpError::TooBig(1280)] {
+        for kind in [
+            IcmpError::PortUnreachable,
+            IcmpError::HostUnreachable,
+            IcmpError::Prohibited,
+            IcmpError::TooBig(1280),
+        ] {
             let mut back = Packets(Vec::new(), 9);
             assert!(other.send_unreachable(0, to, &sink.0[0], kind, &mut back));
             assert_eq!(
@@ -481,7 +563,8 @@ fn no_bytes_of_a_packet_can_break_it() {
     let mut far = stack(true, 4);
     let mut samples = Vec::new();
     let mut pair = Pair::new(3, Faults { delay_ms: (1, 1), ..Faults::default() });
-    for (from, to) in [("100.64.0.2:40000", "192.168.1.9:80"), ("[fd00::1]:40000", "[fd00::2]:80")] {
+    for (from, to) in [("100.64.0.2:40000", "192.168.1.9:80"), ("[fd00::1]:40000", "[fd00::2]:80")]
+    {
         let id = pair.ends[0].connect(at(from), at(to), pair.now_ms).unwrap();
         pair.ends[0].write(id, &pattern(5000, 1));
     }
@@ -528,5 +611,3 @@ fn no_bytes_of_a_packet_can_break_it() {
         }
     }
 }
-
-

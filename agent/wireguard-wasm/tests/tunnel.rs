@@ -34,7 +34,11 @@ struct Pair {
 fn end(number: u8, accepts: bool) -> End {
     End {
         node: node(number),
-        stack: Stack::new(StackOptions { accepts, secret: [number; 16], ..StackOptions::default() }),
+        stack: Stack::new(StackOptions {
+            accepts,
+            secret: [number; 16],
+            ..StackOptions::default()
+        }),
         rx: vec![0; 1 << 20],
         tx: vec![0; 1 << 20],
         input: Vec::new(),

@@ -4,7 +4,9 @@
 use alloc::vec;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
-use smoltcp::iface::{Config, Interface, PollIngressSingleResult, SocketHandle, SocketSet, SocketStorage};
+use smoltcp::iface::{
+    Config, Interface, PollIngressSingleResult, SocketHandle, SocketSet, SocketStorage,
+};
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
 use smoltcp::time::{Duration, Instant};
@@ -71,8 +73,11 @@ pub struct Flow {
 }
 
 enum State {
-    /// The SYN as it came; nothing is answered until it is known whether the far end can be reached.
-    Incoming { syn: Vec<u8> },
+    /// The SYN as it came; nothing is answered until it is known whether the far end can be
+    /// reached.
+    Incoming {
+        syn: Vec<u8>,
+    },
     Open(alloc::boxed::Box<Open>),
     Closed,
 }
@@ -89,7 +94,12 @@ impl Flow {
     }
 
     /// Begins to connect.
-    pub fn outgoing(local: SocketAddr, remote: SocketAddr, options: &FlowOptions, now_ms: u64) -> Option<Flow> {
+    pub fn outgoing(
+        local: SocketAddr,
+        remote: SocketAddr,
+        options: &FlowOptions,
+        now_ms: u64,
+    ) -> Option<Flow> {
         let mut open = Open::new(local, options, now_ms);
         let socket = open.sockets.get_mut::<tcp::Socket>(open.handle);
         socket.connect(open.interface.context(), remote, local).ok()?;
@@ -126,12 +136,18 @@ impl Flow {
     }
 
     /// The waiting SYN is taken up; false when none waits.
-    pub fn accept(&mut self, options: &FlowOptions, now_ms: u64, sink: &mut impl PacketSink) -> bool {
+    pub fn accept(
+        &mut self,
+        options: &FlowOptions,
+        now_ms: u64,
+        sink: &mut impl PacketSink,
+    ) -> bool {
         let State::Incoming { syn } = core::mem::replace(&mut self.state, State::Closed) else {
             return false;
         };
         let mut open = Open::new(self.local, options, now_ms);
-        let endpoint = IpListenEndpoint { addr: Some(self.local.ip().into()), port: self.local.port() };
+        let endpoint =
+            IpListenEndpoint { addr: Some(self.local.ip().into()), port: self.local.port() };
         if open.sockets.get_mut::<tcp::Socket>(open.handle).listen(endpoint).is_err() {
             return false;
         }
@@ -195,11 +211,18 @@ impl Flow {
             }
             sent_any = true;
         }
-        let next = open.interface.poll_at(at, &open.sockets).map(|at| at.total_millis().max(0) as u64);
+        let next =
+            open.interface.poll_at(at, &open.sockets).map(|at| at.total_millis().max(0) as u64);
         let due = next.is_some_and(|next| next <= now_ms);
         // Due and yet silent: asked again a moment later, or a turn would never end.
         let more = due && sent_any;
-        self.deadline_ms = if more { None } else if due { Some(now_ms + 1) } else { next };
+        self.deadline_ms = if more {
+            None
+        } else if due {
+            Some(now_ms + 1)
+        } else {
+            next
+        };
         if let Some(at) = release_ms.filter(|at| *at > now_ms && !more) {
             self.deadline_ms = Some(self.deadline_ms.map_or(at, |earlier| earlier.min(at)));
         }
@@ -243,8 +266,8 @@ impl Flow {
         }
     }
 
-    /// Room for what is to be sent, in one piece; `commit` sends what was put at its start. Empty: wait for
-    /// `WRITABLE`.
+    /// Room for what is to be sent, in one piece; `commit` sends what was put at its start. Empty:
+    /// wait for `WRITABLE`.
     pub fn room(&mut self) -> &mut [u8] {
         let State::Open(open) = &mut self.state else { return &mut [] };
         let socket = open.sockets.get_mut::<tcp::Socket>(open.handle);
@@ -285,11 +308,21 @@ impl Flow {
         self.socket().map_or(0, |socket| socket.send_queue())
     }
 
-    /// Packets of at most `mtu` bytes from now on, when `about` is the sequence number of one on its way.
+    /// Packets of at most `mtu` bytes from now on, when `about` is the sequence number of one on
+    /// its way.
     pub fn limit_packets(&mut self, mtu: usize, about: u32) {
         let headers = if self.local.is_ipv4() { 40 } else { 60 };
         if let State::Open(open) = &mut self.state {
             open.sockets.get_mut::<tcp::Socket>(open.handle).limit_mss(mtu - headers, about);
+        }
+    }
+
+    /// Ends it when it is not connected yet, and `about` is the sequence number of its SYN.
+    pub fn refuse(&mut self, about: u32) {
+        let State::Open(open) = &mut self.state else { return };
+        let socket = open.sockets.get_mut::<tcp::Socket>(open.handle);
+        if socket.state() == tcp::State::SynSent && socket.sequence_numbers().1 == about {
+            self.drop_silently();
         }
     }
 
@@ -309,7 +342,8 @@ impl Flow {
     pub fn finish(&mut self) {
         let State::Open(open) = &mut self.state else { return };
         let socket = open.sockets.get_mut::<tcp::Socket>(open.handle);
-        // RFC 9293 §3.10.4: in SYN-SENT a close is the end of all. Here it waits for the connection.
+        // RFC 9293 §3.10.4: in SYN-SENT a close is the end of all. Here it waits for the
+        // connection.
         self.finishing = socket.state() == tcp::State::SynSent;
         if !self.finishing {
             socket.close();
@@ -350,21 +384,25 @@ impl Flow {
         let Some(socket) = self.socket() else { return };
         let state = socket.state();
         let mut changes = 0;
-        let connected = socket.may_send() || matches!(state, tcp::State::FinWait1 | tcp::State::FinWait2);
+        let connected =
+            socket.may_send() || matches!(state, tcp::State::FinWait1 | tcp::State::FinWait2);
         if connected && !self.was_connected {
             changes |= change::CONNECTED | change::WRITABLE;
         }
         if socket.can_recv() {
             changes |= change::READABLE;
         }
-        if self.wants_room && socket.can_send() && socket.send_queue() * 2 <= socket.send_capacity() {
+        if self.wants_room && socket.can_send() && socket.send_queue() * 2 <= socket.send_capacity()
+        {
             changes |= change::WRITABLE;
         }
-        let finished = (self.was_connected || connected) && !socket.may_recv() && !socket.can_recv();
+        let finished =
+            (self.was_connected || connected) && !socket.may_recv() && !socket.can_recv();
         if finished && !self.told_finished && state != tcp::State::Closed {
             changes |= change::FINISHED;
         }
-        // Waiting for stray segments would keep the buffers for ten seconds; they get a reset instead.
+        // Waiting for stray segments would keep the buffers for ten seconds; they get a reset
+        // instead.
         let over = matches!(state, tcp::State::Closed | tcp::State::TimeWait)
             && !socket.can_recv()
             && (!self.aborted || socket.remote_endpoint().is_none());
@@ -408,7 +446,10 @@ impl Open {
         });
         let buffer = || tcp::SocketBuffer::new(Vec::new());
         let mut socket = tcp::Socket::new(buffer(), buffer());
-        socket.set_buffer_growth(options.buffer_bytes.min(INITIAL_BUFFER_BYTES), options.buffer_bytes);
+        socket.set_buffer_growth(
+            options.buffer_bytes.min(INITIAL_BUFFER_BYTES),
+            options.buffer_bytes,
+        );
         socket.set_congestion_control(tcp::CongestionControl::Cubic);
         socket.set_random_loss_tolerance(options.tolerant);
         // Whoever writes here has gathered bytes already.
@@ -455,8 +496,14 @@ impl<S: PacketSink> TxToken for Sending<'_, S> {
 }
 
 impl<S: PacketSink> Device for FlowDevice<'_, S> {
-    type RxToken<'b> = Received<'b> where Self: 'b;
-    type TxToken<'b> = Sending<'b, S> where Self: 'b;
+    type RxToken<'b>
+        = Received<'b>
+    where
+        Self: 'b;
+    type TxToken<'b>
+        = Sending<'b, S>
+    where
+        Self: 'b;
 
     fn receive(&mut self, _: Instant) -> Option<(Received<'_>, Sending<'_, S>)> {
         self.received.take().map(|packet| (Received(packet), Sending(&mut *self.sink)))
@@ -470,8 +517,9 @@ impl<S: PacketSink> Device for FlowDevice<'_, S> {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ip;
         capabilities.max_transmission_unit = self.mtu;
-        // What comes is authenticated as a whole, or comes from this machine's own kernel: as WireGuard in a kernel
-        // does, its checksums are taken for right. They are 40 % of what a packet costs.
+        // What comes is authenticated as a whole, or comes from this machine's own kernel: as
+        // WireGuard in a kernel does, its checksums are taken for right. They are 40 % of what a
+        // packet costs.
         capabilities.checksum.ipv4 = Checksum::Tx;
         capabilities.checksum.tcp = Checksum::Tx;
         capabilities

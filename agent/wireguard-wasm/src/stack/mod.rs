@@ -1,23 +1,28 @@
 //! A TCP/IP stack for many flows, without I/O: packets, a clock and entropy come in as arguments.
 //!
-//! TCP is smoltcp's, on one small interface for each flow behind a keyed hash of its two ends and a heap
-//! of deadlines: the cost of a packet or a timer does not grow with the flows that are idle. UDP and ICMP
-//! pass one by one; whoever owns the stack decides what belongs together.
+//! TCP is smoltcp's, on one small interface for each flow behind a keyed hash of its two ends and
+//! a heap of deadlines: the cost of a packet or a timer does not grow with the flows that are
+//! idle. UDP and ICMP pass one by one; whoever owns the stack decides what belongs together.
 
 mod flow;
+mod keyed;
+mod options;
 mod packet;
 mod sink;
+mod streams;
 
 use alloc::collections::{BTreeMap, BinaryHeap, VecDeque};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
-use core::hash::{BuildHasher, Hasher};
+use core::hash::BuildHasher;
 use core::net::{IpAddr, SocketAddr};
 use flow::{Flow, FlowOptions};
 use hashbrown::HashMap;
+use keyed::Keyed;
 
 pub use flow::change;
+pub use options::{Received, StackOptions, StackStats};
 pub use packet::{Drop, IcmpError, quoted_ends};
 pub use sink::PacketSink;
 
@@ -36,89 +41,6 @@ const MTU_MIN_V6: usize = 1280;
 const KEPT_MAX: usize = 256;
 /// Of a datagram that an error is about.
 const QUOTED_PAYLOAD_BYTES: usize = 512;
-
-pub struct StackOptions {
-    /// Largest packet, 576 to 65,535 bytes.
-    pub mtu: usize,
-    pub flows_max: usize,
-    /// SYNs that wait for `accept`, for one address and port: a host that is dead takes no more.
-    pub incoming_max_per_destination: usize,
-    pub incoming_max: usize,
-    /// The most for each direction of a flow; it holds what it needs.
-    pub buffer_bytes: usize,
-    /// Of the buffers of all flows. Beyond it none grows over 16 KiB, and windows shrink to what there is.
-    pub memory_bytes: usize,
-    /// Whether losses that are few and come without a longer round trip leave the pace of a flow as it is.
-    pub tolerant: bool,
-    /// Whether a SYN to any address becomes an incoming flow; else it is answered by a reset.
-    pub accepts: bool,
-    /// 16 bytes that nobody can guess.
-    pub secret: [u8; 16],
-}
-
-impl Default for StackOptions {
-    fn default() -> StackOptions {
-        StackOptions {
-            mtu: 1420,
-            flows_max: 16_384,
-            incoming_max_per_destination: 128,
-            incoming_max: 1_024,
-            buffer_bytes: 8 * 1024 * 1024,
-            memory_bytes: 512 * 1024 * 1024,
-            tolerant: true,
-            accepts: false,
-            secret: [0; 16],
-        }
-    }
-}
-
-/// What a packet was, where it was not TCP of a flow.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Received<'a> {
-    /// It was TCP; `changed` tells what came of it.
-    Taken,
-    Datagram { source: SocketAddr, destination: SocketAddr, payload: &'a [u8] },
-    Echo { source: IpAddr, destination: IpAddr, request: bool, id: u16, sequence: u16, payload: &'a [u8] },
-    /// An ICMP error about a datagram of ours, from us to `destination`.
-    Unreachable { source: SocketAddr, destination: SocketAddr, kind: IcmpError },
-    Dropped(Drop),
-    /// The stack has as many flows as it may, or the sink has no room for an answer.
-    Full,
-}
-
-/// Counted since the stack was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StackStats {
-    pub received: u64,
-    pub dropped: u64,
-    pub resets_sent: u64,
-    pub flows_opened: u64,
-}
-
-#[derive(Clone)]
-struct Keyed([u8; 16]);
-
-impl BuildHasher for Keyed {
-    type Hasher = KeyedHasher;
-    fn build_hasher(&self) -> KeyedHasher {
-        let half = |at: usize| u64::from_le_bytes(self.0[at..at + 8].try_into().unwrap());
-        #[allow(deprecated)]
-        KeyedHasher(core::hash::SipHasher::new_with_keys(half(0), half(8)))
-    }
-}
-
-/// SipHash-2-4: who chooses ports and addresses cannot make all of them collide.
-#[allow(deprecated)]
-struct KeyedHasher(core::hash::SipHasher);
-
-impl Hasher for KeyedHasher {
-    fn finish(&self) -> u64 {
-        self.0.finish()
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        self.0.write(bytes);
-    }
-}
 
 /// Packets that wait for a poll; what comes beyond is not sent, and the other side asks again.
 struct Kept(VecDeque<Vec<u8>>);
@@ -205,7 +127,12 @@ impl Stack {
     }
 
     /// One packet from the network, which may be hostile in every byte.
-    pub fn receive<'a>(&mut self, now_ms: u64, packet: &'a [u8], sink: &mut impl PacketSink) -> Received<'a> {
+    pub fn receive<'a>(
+        &mut self,
+        now_ms: u64,
+        packet: &'a [u8],
+        sink: &mut impl PacketSink,
+    ) -> Received<'a> {
         self.stats.received += 1;
         match packet::parse(packet) {
             Ok(packet::Parsed::Tcp { source, destination, tcp, ip }) => {
@@ -244,12 +171,13 @@ impl Stack {
                 Received::Echo { source, destination, request, id, sequence, payload }
             }
             Ok(packet::Parsed::Error { kind, quoted }) => match quoted_ends(quoted) {
-                Some((false, source, destination)) => Received::Unreachable { source, destination, kind },
+                Some((false, source, destination)) => {
+                    Received::Unreachable { source, destination, kind }
+                }
                 Some((true, local, remote)) => {
-                    if let (IcmpError::TooBig(mtu), Some(about)) = (kind, packet::quoted_sequence(quoted)) {
-                        self.limit_packets((local, remote), mtu as usize, about);
+                    if let Some(about) = packet::quoted_sequence(quoted) {
+                        self.receive_error((local, remote), kind, about);
                     }
-                    // Other errors are soft (RFC 5927 §5): retransmission times out, or does not.
                     Received::Taken
                 }
                 _ => Received::Taken,
@@ -261,16 +189,24 @@ impl Stack {
         }
     }
 
-    /// A router could not pass on what a flow sent: its packets are made no larger than `mtu`.
-    fn limit_packets(&mut self, ends: Ends, mtu: usize, about: u32) {
-        let least = if ends.0.is_ipv4() { MTU_MIN_V4 } else { MTU_MIN_V6 };
-        // Routers older than RFC 1191 say nothing.
-        let mtu = mtu.max(least);
-        if let Some(&id) = self.table.get(&ends)
-            && let Some(flow) = self.flow_mut(id)
-        {
-            flow.limit_packets(mtu, about);
-            self.touch(id);
+    /// A router could not pass on what a flow sent. Too big: its packets are made smaller. Else it
+    /// ends what is not connected yet; when it is the error is soft (RFC 5927 §5), and
+    /// retransmission times out, or does not.
+    fn receive_error(&mut self, ends: Ends, kind: IcmpError, about: u32) {
+        let Some(&id) = self.table.get(&ends) else { return };
+        let Some(flow) = self.flow_mut(id) else { return };
+        match kind {
+            IcmpError::TooBig(mtu) => {
+                let least = if ends.0.is_ipv4() { MTU_MIN_V4 } else { MTU_MIN_V6 };
+                // Routers older than RFC 1191 say nothing.
+                flow.limit_packets((mtu as usize).max(least), about);
+                self.touch(id);
+            }
+            IcmpError::Other => {}
+            _ => {
+                flow.refuse(about);
+                self.settle(id);
+            }
         }
     }
 
@@ -359,111 +295,29 @@ impl Stack {
         self.kept = kept.0;
     }
 
-    /// Opens a flow from `local`, whose port is the caller's to choose. None when the ends are in use or of
-    /// two families, or there are too many flows.
-    pub fn connect(&mut self, local: SocketAddr, remote: SocketAddr, now_ms: u64) -> Option<FlowId> {
+    /// Opens a flow from `local`, whose port is the caller's to choose. None when the ends are in
+    /// use or of two families, or there are too many flows.
+    pub fn connect(
+        &mut self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        now_ms: u64,
+    ) -> Option<FlowId> {
         let usable = local.port() != 0
             && remote.port() != 0
             && local.is_ipv4() == remote.is_ipv4()
             && !remote.ip().is_unspecified()
             && !remote.ip().is_multicast();
-        if !usable || self.table.len() >= self.options.flows_max || self.table.contains_key(&(local, remote)) {
+        if !usable
+            || self.table.len() >= self.options.flows_max
+            || self.table.contains_key(&(local, remote))
+        {
             return None;
         }
         let flow = Flow::outgoing(local, remote, &self.flow_options(), now_ms)?;
         let id = self.keep(flow);
         self.touch(id);
         Some(id)
-    }
-
-    /// See `Flow::read`.
-    pub fn read(&mut self, id: FlowId, target: &mut [u8]) -> usize {
-        let Some(flow) = self.flow_mut(id) else { return 0 };
-        let taken = flow.read(target);
-        // The window may be worth telling, and the end may have been what was left.
-        self.touch(id);
-        self.settle(id);
-        taken
-    }
-
-    /// See `Flow::peek`; the address holds until the next call about this flow, or `receive`.
-    pub fn peek(&mut self, id: FlowId) -> &[u8] {
-        self.flow_mut(id).map_or(&[], Flow::peek)
-    }
-
-    /// Takes `bytes` of what `peek` showed.
-    pub fn consume(&mut self, id: FlowId, bytes: usize) {
-        if let Some(flow) = self.flow_mut(id) {
-            flow.consume(bytes);
-            self.touch(id);
-            self.settle(id);
-        }
-    }
-
-    /// See `Flow::room`; the address holds as that of `peek`.
-    pub fn room(&mut self, id: FlowId) -> &mut [u8] {
-        let may_grow = self.may_grow();
-        let Some(flow) = self.flow_mut(id) else { return &mut [] };
-        flow.allow_growth(may_grow);
-        flow.reserve();
-        self.account(id);
-        self.flow_mut(id).map_or(&mut [], Flow::room)
-    }
-
-    /// Sends `bytes` that were put where `room` is; returns those that are taken.
-    pub fn commit(&mut self, id: FlowId, bytes: usize) -> usize {
-        let taken = self.flow_mut(id).map_or(0, |flow| flow.commit(bytes));
-        if taken > 0 {
-            self.touch(id);
-        }
-        taken
-    }
-
-    pub fn readable(&self, id: FlowId) -> usize {
-        self.flow(id).map_or(0, Flow::readable)
-    }
-
-    /// See `Flow::write`.
-    pub fn write(&mut self, id: FlowId, bytes: &[u8]) -> usize {
-        let may_grow = self.may_grow();
-        let Some(flow) = self.flow_mut(id) else { return 0 };
-        flow.allow_growth(may_grow);
-        let taken = flow.write(bytes);
-        self.account(id);
-        if taken > 0 {
-            self.touch(id);
-        }
-        taken
-    }
-
-    pub fn unacknowledged(&self, id: FlowId) -> usize {
-        self.flow(id).map_or(0, Flow::unacknowledged)
-    }
-
-    pub fn finish(&mut self, id: FlowId) {
-        if let Some(flow) = self.flow_mut(id) {
-            flow.finish();
-            self.touch(id);
-        }
-    }
-
-    pub fn abort(&mut self, id: FlowId) {
-        let Some(flow) = self.flow_mut(id) else { return };
-        if flow.is_incoming() {
-            let local = flow.local;
-            flow.drop_silently();
-            self.no_longer_incoming(local);
-            self.settle(id);
-        } else {
-            flow.abort();
-            self.touch(id);
-        }
-    }
-
-    pub fn set_nodelay(&mut self, id: FlowId, on: bool) {
-        if let Some(flow) = self.flow_mut(id) {
-            flow.set_nodelay(on);
-        }
     }
 
     /// A flow with news, and its `change` bits; it is forgotten when `CLOSED` is among them.
@@ -482,15 +336,17 @@ impl Stack {
         None
     }
 
-    /// Sends what is due, in turns, until nothing is or the sink is full. When to come again at the latest;
-    /// `now_ms`: when there is room.
+    /// Sends what is due, in turns, until nothing is or the sink is full. When to come again at
+    /// the latest; `now_ms`: when there is room.
     pub fn poll(&mut self, now_ms: u64, sink: &mut impl PacketSink) -> Option<u64> {
         while let Some(&Reverse((at, id))) = self.deadlines.peek() {
             if at > now_ms {
                 break;
             }
             self.deadlines.pop();
-            let Some(flow) = self.flow_mut(id).filter(|flow| flow.queued_ms == Some(at)) else { continue };
+            let Some(flow) = self.flow_mut(id).filter(|flow| flow.queued_ms == Some(at)) else {
+                continue;
+            };
             flow.queued_ms = None;
             match flow.deadline_ms {
                 Some(deadline) if deadline > now_ms => self.queue(id, deadline),
@@ -557,11 +413,13 @@ impl Stack {
         kind: IcmpError,
         sink: &mut impl PacketSink,
     ) -> bool {
-        sink.has_room() && self.may_answer(now_ms) && packet::unreachable(source, packet, kind, sink)
+        sink.has_room()
+            && self.may_answer(now_ms)
+            && packet::unreachable(source, packet, kind, sink)
     }
 
-    /// The ICMP error about a datagram that came from `source` and was for `destination`, of which `payload`
-    /// is the start; at a bounded rate.
+    /// The ICMP error about a datagram that came from `source` and was for `destination`, of which
+    /// `payload` is the start; at a bounded rate.
     pub fn send_datagram_error(
         &mut self,
         now_ms: u64,
@@ -657,15 +515,20 @@ impl Stack {
 
     /// It has something to send, or may have.
     fn touch(&mut self, id: FlowId) {
-        if let Some(flow) = self.flow_mut(id).filter(|flow| !flow.on_dirty_list && !flow.is_closed()) {
+        if let Some(flow) =
+            self.flow_mut(id).filter(|flow| !flow.on_dirty_list && !flow.is_closed())
+        {
             flow.on_dirty_list = true;
             self.dirty.push_back(id);
         }
     }
 
-    /// Most deadlines move before they come: one entry of the heap stands for a flow, and may be early.
+    /// Most deadlines move before they come: one entry of the heap stands for a flow, and may be
+    /// early.
     fn queue(&mut self, id: FlowId, at: u64) {
-        if let Some(flow) = self.flow_mut(id).filter(|flow| flow.queued_ms.is_none_or(|queued| at < queued)) {
+        if let Some(flow) =
+            self.flow_mut(id).filter(|flow| flow.queued_ms.is_none_or(|queued| at < queued))
+        {
             flow.queued_ms = Some(at);
             self.deadlines.push(Reverse((at, id)));
         }

@@ -15,8 +15,8 @@ pub type SocketAddr = core::net::SocketAddr;
 
 const HOP_LIMIT: u8 = 64;
 const ICMP_HEADER_BYTES: usize = 8;
-/// Of the packet that an ICMP error is about: RFC 792 asks for 8 bytes behind its header, RFC 4443 for as
-/// much as fits 1,280.
+/// Of the packet that an ICMP error is about: RFC 792 asks for 8 bytes behind its header, RFC 4443
+/// for as much as fits 1,280.
 const QUOTED_BYTES_V4: usize = 576 - 20 - 8;
 const QUOTED_BYTES_V6: usize = 1280 - 40 - 8;
 
@@ -36,12 +36,31 @@ pub enum Drop {
 
 /// The part of a packet that decides what becomes of it.
 pub enum Parsed<'a> {
-    Tcp { source: SocketAddr, destination: SocketAddr, tcp: TcpPacket<&'a [u8]>, ip: IpRepr },
-    Udp { source: SocketAddr, destination: SocketAddr, payload: &'a [u8] },
+    Tcp {
+        source: SocketAddr,
+        destination: SocketAddr,
+        tcp: TcpPacket<&'a [u8]>,
+        ip: IpRepr,
+    },
+    Udp {
+        source: SocketAddr,
+        destination: SocketAddr,
+        payload: &'a [u8],
+    },
     /// An echo request or reply; `payload` is what is to come back.
-    Echo { source: IpAddr, destination: IpAddr, request: bool, id: u16, sequence: u16, payload: &'a [u8] },
+    Echo {
+        source: IpAddr,
+        destination: IpAddr,
+        request: bool,
+        id: u16,
+        sequence: u16,
+        payload: &'a [u8],
+    },
     /// An ICMP error about a packet that we sent; `quoted` is how that began.
-    Error { kind: IcmpError, quoted: &'a [u8] },
+    Error {
+        kind: IcmpError,
+        quoted: &'a [u8],
+    },
 }
 
 /// What an ICMP error says, in terms of both versions.
@@ -113,7 +132,9 @@ fn parse_v4(packet: &[u8]) -> Result<Parsed<'_>, Drop> {
                     IcmpError::TooBig(u16::from_be_bytes([payload[6], payload[7]]) as u32)
                 }
                 (Icmpv4Message::DstUnreachable, 9 | 10 | 13) => IcmpError::Prohibited,
-                (Icmpv4Message::DstUnreachable | Icmpv4Message::TimeExceeded, _) => IcmpError::Other,
+                (Icmpv4Message::DstUnreachable | Icmpv4Message::TimeExceeded, _) => {
+                    IcmpError::Other
+                }
                 _ => return Err(Drop::Protocol),
             };
             Ok(Parsed::Error { kind, quoted: &payload[ICMP_HEADER_BYTES..] })
@@ -163,12 +184,15 @@ fn parse_v6(packet: &[u8]) -> Result<Parsed<'_>, Drop> {
                 (Icmpv6Message::DstUnreachable, 1 | 5 | 6) => IcmpError::Prohibited,
                 (Icmpv6Message::DstUnreachable, 3) => IcmpError::HostUnreachable,
                 (Icmpv6Message::DstUnreachable, 4) => IcmpError::PortUnreachable,
-                (Icmpv6Message::PktTooBig, _) => {
-                    IcmpError::TooBig(u32::from_be_bytes([payload[4], payload[5], payload[6], payload[7]]))
-                }
-                (Icmpv6Message::DstUnreachable | Icmpv6Message::TimeExceeded | Icmpv6Message::ParamProblem, _) => {
-                    IcmpError::Other
-                }
+                (Icmpv6Message::PktTooBig, _) => IcmpError::TooBig(u32::from_be_bytes([
+                    payload[4], payload[5], payload[6], payload[7],
+                ])),
+                (
+                    Icmpv6Message::DstUnreachable
+                    | Icmpv6Message::TimeExceeded
+                    | Icmpv6Message::ParamProblem,
+                    _,
+                ) => IcmpError::Other,
                 _ => return Err(Drop::Protocol),
             };
             Ok(Parsed::Error { kind, quoted: &payload[ICMP_HEADER_BYTES..] })
@@ -197,7 +221,9 @@ fn parse_udp(ip: IpRepr, payload: &[u8]) -> Result<Parsed<'_>, Drop> {
     let (source, destination) = (ip.src_addr(), ip.dst_addr());
     // RFC 8200 §8.1: over IPv6 a checksum of zero is none, and must not be.
     let absent = udp.checksum() == 0;
-    if (absent && matches!(ip, IpRepr::Ipv6(_))) || (!absent && !udp.verify_checksum(&source, &destination)) {
+    if (absent && matches!(ip, IpRepr::Ipv6(_)))
+        || (!absent && !udp.verify_checksum(&source, &destination))
+    {
         return Err(Drop::Checksum);
     }
     if udp.dst_port() == 0 {
@@ -219,7 +245,8 @@ pub fn address(ip: smoltcp::wire::IpAddress) -> IpAddr {
     }
 }
 
-/// The start of a packet that an ICMP error quotes: whose TCP or UDP it was. Nothing else in it is believed.
+/// The start of a packet that an ICMP error quotes: whose TCP or UDP it was. Nothing else in it is
+/// believed.
 pub fn quoted_ends(quoted: &[u8]) -> Option<(bool, SocketAddr, SocketAddr)> {
     let (header, protocol, source, destination) = match quoted.first()? >> 4 {
         4 => {
@@ -227,7 +254,9 @@ pub fn quoted_ends(quoted: &[u8]) -> Option<(bool, SocketAddr, SocketAddr)> {
             if header < 20 || quoted.len() < header + 4 {
                 return None;
             }
-            let four = |at: usize| Ipv4Addr::new(quoted[at], quoted[at + 1], quoted[at + 2], quoted[at + 3]);
+            let four = |at: usize| {
+                Ipv4Addr::new(quoted[at], quoted[at + 1], quoted[at + 2], quoted[at + 3])
+            };
             (header, quoted[9], IpAddr::V4(four(12)), IpAddr::V4(four(16)))
         }
         6 => {
@@ -298,8 +327,8 @@ pub fn reset(ip: &IpRepr, tcp: &TcpPacket<&[u8]>, sink: &mut impl PacketSink) {
     });
 }
 
-/// A UDP datagram; false, and nothing sent, when it does not fit `mtu`, a family is not the other's, or
-/// the sink is full.
+/// A UDP datagram; false, and nothing sent, when it does not fit `mtu`, a family is not the
+/// other's, or the sink is full.
 pub fn udp(
     source: SocketAddr,
     destination: SocketAddr,
@@ -350,9 +379,14 @@ pub fn echo(
     icmp(source, destination, [kind, 0, a, b, c, d], payload, mtu, sink)
 }
 
-/// The ICMP error `kind` about `packet`, which came from its source to `source`'s network. None is sent
-/// about an ICMP error (the caller knows), nor about what is no whole IP header.
-pub fn unreachable(source: IpAddr, packet: &[u8], kind: IcmpError, sink: &mut impl PacketSink) -> bool {
+/// The ICMP error `kind` about `packet`, which came from its source to `source`'s network. None is
+/// sent about an ICMP error (the caller knows), nor about what is no whole IP header.
+pub fn unreachable(
+    source: IpAddr,
+    packet: &[u8],
+    kind: IcmpError,
+    sink: &mut impl PacketSink,
+) -> bool {
     let Some(destination) = (match packet.first().map(|byte| byte >> 4) {
         Some(4) => Ipv4Packet::new_checked(packet).ok().map(|ip| IpAddr::V4(ip.src_addr())),
         Some(6) => Ipv6Packet::new_checked(packet).ok().map(|ip| IpAddr::V6(ip.src_addr())),
@@ -402,7 +436,13 @@ fn icmp(
         return false;
     }
     let protocol = if source.is_ipv4() { IpProtocol::Icmp } else { IpProtocol::Icmpv6 };
-    let ip = IpRepr::new(source.into(), destination.into(), protocol, ICMP_HEADER_BYTES + payload.len(), HOP_LIMIT);
+    let ip = IpRepr::new(
+        source.into(),
+        destination.into(),
+        protocol,
+        ICMP_HEADER_BYTES + payload.len(),
+        HOP_LIMIT,
+    );
     if ip.buffer_len() > mtu {
         return false;
     }
