@@ -370,15 +370,15 @@ export class Device implements PeerDevice {
   take<T>(
     batch: Batch,
     enter: (instance: Instance, count: number) => T,
-    { done }: { done: (result: T | undefined) => void },
+    { done, datagramsMax = RUNS_MAX }: {
+      done: (result: T | undefined) => void
+      datagramsMax?: number
+    },
   ): void {
     const isOwn = batch === this.#inbox
     for (let first = 0; first < batch.count;) {
-      const last = pieceOf(
-        batch,
-        first,
-        isOwn ? Infinity : this.#instance.receivePool.length >>> 1,
-      )
+      const bytesMax = isOwn ? Infinity : this.#instance.receivePool.length >>> 1
+      const last = pieceOf(batch, first, { bytesMax, datagramsMax })
       const result = this.run((instance) => {
         instance.feed(this.#random)
         this.#follow()
@@ -540,7 +540,7 @@ export class Device implements PeerDevice {
 function pieceOf(
   { words, count }: Batch,
   first: number,
-  bytesMax: number,
+  { bytesMax, datagramsMax }: { bytesMax: number; datagramsMax: number },
 ): number {
   const start = words[first * RUN_WORDS]!
   let last = first
@@ -550,7 +550,7 @@ function pieceOf(
       words[word + 1]! / (words[word + 3]! || words[word + 1]!),
     )
     const bytes = words[word]! + words[word + 1]! - start
-    if (last > first && (datagrams > RUNS_MAX || bytes > bytesMax)) break
+    if (last > first && (datagrams > datagramsMax || bytes > bytesMax)) break
   }
   return last
 }

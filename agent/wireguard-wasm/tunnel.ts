@@ -26,6 +26,12 @@ const DYNAMIC_PORTS = 65_536 - DYNAMIC_PORT
 const PORT_TRIES = 64
 /** Turns in a row before others have theirs. */
 const SPINS_MAX = 16
+/**
+ * What one turn seals and takes: the first datagrams are on their way, and the first
+ * acknowledgements, while the next turn works, so that both ends of a transfer are busy at once.
+ */
+const SEND_POOL_BYTES = 384 * 1024
+const TURN_DATAGRAMS = 256
 const SECRET_BYTES = 16
 
 /** Of the stack, by number (ABI.md). */
@@ -111,6 +117,7 @@ export class Tunnel {
     for (const address of options.addresses) parseIp(address)
     this.#after = options.after ?? afterTimeout
     this.device = new Device({
+      sendPoolBytes: SEND_POOL_BYTES,
       ...options,
       onInstance: (instance) => this.#init(instance),
       onRestart: (cause) => {
@@ -215,6 +222,7 @@ export class Tunnel {
       receive: (batch, emit) => {
         device.take(batch, ({ call }, count) => this.#enter(call, count), {
           done: (runs) => void this.#left(runs, emit),
+          datagramsMax: TURN_DATAGRAMS,
         })
       },
       turn: (emit) => {
