@@ -12,9 +12,12 @@ import type { Lab, Spawned } from './lab.ts'
 const LOADER = fileURLToPath(new URL('loader.ts', import.meta.url))
 /** A generator that takes this much longer than asked has hung with its contender. */
 const HUNG_MS = 30_000
+const LOOPBACK = '127.0.0.1'
 
 /** Where visitors reach an upstream through a contender. */
 export interface Address {
+  /** Loopback unless said. */
+  host?: string
   port: number
   /** Set for TLS: the name for SNI and Host. Unset: plain TCP. */
   name?: string
@@ -49,15 +52,24 @@ async function load(
 }
 
 /** The upstream of the byte races; resolves once it listens. */
-export async function startByteServer(lab: Lab): Promise<{ port: number; spawned: Spawned }> {
-  const spawned = lab.spawn('byte server', [process.execPath, LOADER, 'serve'])
+export async function startByteServer(
+  lab: Lab,
+  options: { within?: string[]; host?: string } = {},
+): Promise<{ port: number; spawned: Spawned }> {
+  const { within = [], host = LOOPBACK } = options
+  const spawned = lab.spawn('byte server', [
+    ...[...within, process.execPath, LOADER, 'serve', '--host', host],
+  ])
   await lab.until(spawned, 'say its port', () => spawned.log().includes('\n'))
   return { port: JSON.parse(spawned.log()).port, spawned }
 }
 
 /** Throws unless `bytes` sent and `bytes` received through the contender arrive with the same SHA-256. */
 export async function checkBytes(to: Address, bytes: number): Promise<void> {
-  const { agree } = await load(['check', to.port, '--bytes', bytes], HUNG_MS)
+  const { agree } = await load(
+    ['check', to.port, '--host', to.host ?? LOOPBACK, '--bytes', bytes],
+    HUNG_MS,
+  )
   if (agree !== true) throw new Error(`bytes do not agree: ${bytes} each way`)
 }
 
@@ -65,10 +77,13 @@ export async function checkBytes(to: Address, bytes: number): Promise<void> {
 export async function streams(
   kind: 'push' | 'pull',
   to: Address,
-  options: { direct: number; streams: number; ms: number },
+  options: { direct: number; directHost?: string; streams: number; ms: number },
 ): Promise<Figures> {
-  const { direct, streams, ms } = options
-  const args = [kind, to.port, '--direct', direct, '--streams', streams, '--ms', ms]
+  const { direct, directHost = LOOPBACK, streams, ms } = options
+  const args = [
+    ...[kind, to.port, '--host', to.host ?? LOOPBACK, '--direct', direct],
+    ...['--direct-host', directHost, '--streams', streams, '--ms', ms],
+  ]
   const { bytes, seconds, wrong, early } = await load(args, ms)
   if (wrong !== 0) throw new Error(`${wrong} chunks held other bytes than were sent`)
   if (early !== 0) throw new Error(`${early} of ${streams} streams ended early`)
@@ -88,12 +103,12 @@ export async function connects(
   return { perSecond: count / Number(result['seconds']), p99: Number(result['p99']) }
 }
 
-/** wrk looks names up by the system; this sends every name to loopback and keeps it for SNI and Host. */
-function wrkScript(lab: Lab): string {
-  const file = lab.path('loopback.lua')
+/** wrk looks names up by the system; this sends every name to one address and keeps it for SNI and Host. */
+function wrkScript(lab: Lab, host: string): string {
+  const file = lab.path(`to-${host}.lua`)
   writeFileSync(
     file,
-    'function wrk.resolve(host, service) wrk.addrs = wrk.lookup("127.0.0.1", service) end\n',
+    `function wrk.resolve(host, service) wrk.addrs = wrk.lookup("${host}", service) end\n`,
   )
   return file
 }
@@ -115,8 +130,15 @@ export async function requests(
   const seconds = Math.max(1, Math.round(options.ms / 1000))
   const text = await generate([
     'wrk',
-    ...['-t1', `-c${options.width}`, `-d${seconds}s`, '--latency', '-s', wrkScript(lab)],
-    `${scheme}://${to.name ?? '127.0.0.1'}:${to.port}${options.path}`,
+    ...[
+      '-t1',
+      `-c${options.width}`,
+      `-d${seconds}s`,
+      '--latency',
+      '-s',
+      wrkScript(lab, to.host ?? LOOPBACK),
+    ],
+    `${scheme}://${to.name ?? to.host ?? LOOPBACK}:${to.port}${options.path}`,
   ], seconds * 1000)
   const rate = Number(/Requests\/sec:\s+([\d.]+)/.exec(text)?.[1])
   const total = Number(/(\d+) requests in/.exec(text)?.[1])

@@ -137,7 +137,7 @@ interface Served {
   source: Source | undefined
 }
 
-function serve(): void {
+function serve(hostname: string): void {
   const pattern = block()
   const runs = new Map<number, Meter>()
   function begin(socket: Bun.Socket<Served>, asked: { kind: number; run: number }): void {
@@ -167,7 +167,7 @@ function serve(): void {
     }
   }
   const server = Bun.listen<Served>({
-    hostname: '127.0.0.1',
+    hostname,
     port: 0,
     socket: {
       open(socket) {
@@ -198,11 +198,14 @@ function serve(): void {
 }
 
 /** What the server counted of a run; it is asked past the contender. */
-async function status(port: number, run: number): Promise<unknown> {
+async function status(
+  { hostname, port }: { hostname: string; port: number },
+  run: number,
+): Promise<unknown> {
   const { promise, resolve, reject } = Promise.withResolvers<unknown>()
   let text = ''
   await Bun.connect({
-    hostname: '127.0.0.1',
+    hostname,
     port,
     socket: {
       open: (socket) => void socket.write(header(KIND.status, run)),
@@ -229,7 +232,7 @@ async function check(port: number, options: Options): Promise<void> {
     resolve(sum.equals(expected) && expected.equals(head.subarray(0, DIGEST_BYTES)))
   })
   await Bun.connect({
-    hostname: '127.0.0.1',
+    hostname: options.host,
     port,
     socket: {
       open(socket) {
@@ -260,7 +263,7 @@ async function stream(kind: 'push' | 'pull', port: number, options: Options): Pr
     const source = new Source(pattern)
     let offset = 0
     const socket = await Bun.connect({
-      hostname: '127.0.0.1',
+      hostname: options.host,
       port,
       socket: {
         open(socket) {
@@ -282,7 +285,10 @@ async function stream(kind: 'push' | 'pull', port: number, options: Options): Pr
   }
   await Bun.sleep(options.ms + WARM_UP_MS)
   const early = closed
-  const result = kind === 'pull' ? meter.result() : await status(options.direct, run)
+  const result = kind === 'pull' ? meter.result() : await status({
+    hostname: options['direct-host'],
+    port: options.direct,
+  }, run)
   for (const socket of sockets) socket.terminate()
   say({ ...(result as object), early })
   process.exit(0)
@@ -317,7 +323,7 @@ async function connects(port: number, options: Options): Promise<void> {
       finished()
     }
     Bun.connect({
-      hostname: '127.0.0.1',
+      hostname: options.host,
       port,
       ...tls,
       socket: {
@@ -343,6 +349,10 @@ async function connects(port: number, options: Options): Promise<void> {
 }
 
 interface Options {
+  /** Of the contender; where `serve` listens. */
+  host: string
+  /** Of the byte server itself. */
+  'direct-host': string
   bytes: number
   direct: number
   streams: number
@@ -361,6 +371,8 @@ async function main(): Promise<void> {
     args: process.argv.slice(2),
     allowPositionals: true,
     options: {
+      host: { type: 'string', default: '127.0.0.1' },
+      'direct-host': { type: 'string', default: '127.0.0.1' },
       bytes: { type: 'string', default: '0' },
       direct: { type: 'string', default: '0' },
       streams: { type: 'string', default: '1' },
@@ -371,6 +383,8 @@ async function main(): Promise<void> {
     },
   })
   const options: Options = {
+    host: values.host,
+    'direct-host': values['direct-host'],
     bytes: Number(values.bytes),
     direct: Number(values.direct),
     streams: Number(values.streams),
@@ -380,7 +394,7 @@ async function main(): Promise<void> {
     path: values.path,
   }
   const [what, port] = [positionals[0], Number(positionals[1])]
-  if (what === 'serve') serve()
+  if (what === 'serve') serve(options.host)
   else if (what === 'check') await check(port, options)
   else if (what === 'push' || what === 'pull') await stream(what, port, options)
   else if (what === 'connects') await connects(port, options)
