@@ -15,6 +15,7 @@ import { PEERS } from './rows_peers.ts'
 import { RECORDS } from './rows_records.ts'
 import { RESUMPTION } from './rows_resume.ts'
 import { SIZES } from './rows_sizes.ts'
+import { TUNNEL } from './rows_tunnel.ts'
 import { Stage } from './stage.ts'
 import { MESSAGE, play } from './table.ts'
 import type { Row } from './table.ts'
@@ -31,6 +32,7 @@ const TABLES = {
   PEERS,
   MESSAGES,
   SIZES,
+  TUNNEL,
 }
 
 /** Part of a group's name and a row's, to play those alone. */

@@ -68,6 +68,8 @@ export class Stage {
   readonly actors: Actor[] = []
   /** Those in `heard` whose word counts for nothing. */
   readonly liars = new Set<string>()
+  /** Of what a scene has opened beside the people. */
+  readonly closers: (() => void)[] = []
   readonly marker: string
   #wake: (() => void)[] = []
   #said = 0
@@ -269,6 +271,7 @@ export class Stage {
   }
 
   async close(): Promise<void> {
+    for (const close of this.closers) close()
     for (const { presence } of this.actors) presence.close()
     await this.relay.close()
     for (const { test } of this.actors) await test.close()
