@@ -32,4 +32,8 @@ export const NETWORK_VERBS: Readonly<
     summary: 'list leased addresses of a network, or take one back',
     load: async () => (await import('../commands/wg_release.ts')).releaseWg,
   },
+  up: {
+    summary: 'use any WireGuard server by its file, as a proxy and forwards of this machine',
+    load: async () => (await import('../commands/wg_up.ts')).upWg,
+  },
 }

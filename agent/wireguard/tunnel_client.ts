@@ -26,6 +26,7 @@ import type { OpenedSession, Peers } from '../peers.ts'
 import type { Endpoint } from '../wireguard-wasm/address.ts'
 import { type ChannelPath, type PeerTable, prefixText, type TablePeer } from './peer_table.ts'
 import { watchChannel } from './peer_table.ts'
+import { UDP_PATH } from './relay_path.ts'
 import { TUNNEL_SERVICE } from './tunnel_server.ts'
 
 const AGREED_MS_MAX = 15_000
@@ -34,6 +35,8 @@ const AGAIN_MS_MIN = 500
 const AGAIN_MS_MAX = 30_000
 /** A new pre-shared key so often; docs/protocol.md §17. */
 const RENEW_MS = 1_800_000
+/** What is sent over UDP and not answered for so long goes by the relay; WireGuard's own answer takes 10 s at most. */
+const PATH_MS = 12_000
 /** Keeps channels and NATs open: a channel without a packet for 60 s is closed. */
 const KEEPALIVE_SECONDS = 25
 /** Errors after which another attempt would end alike. */
@@ -148,6 +151,7 @@ class Attempt {
   #device: ClientDevice | undefined
   #path: Endpoint | undefined
   #timer: Timer | undefined
+  #pathTimer: Timer | undefined
   #renewing = false
   #opening = false
   #waitMs = AGAIN_MS_MIN
@@ -259,6 +263,7 @@ class Attempt {
     })
     await this.#openChannel()
     this.#renewLater()
+    if (direct) this.#watchPath()
   }
 
   /** The relay carries at once; a datagram of the server over UDP moves the device there by itself. */
@@ -274,8 +279,11 @@ class Attempt {
       watchChannel(stream, () => this.#channelLost(path))
       this.#path = path
       this.#waitMs = AGAIN_MS_MIN
-      this.wireguard!.update({ endpoint: path })
-      this.wireguard!.connect()
+      // Where UDP carries already, the relay only stands by.
+      if (!this.#isDirect) {
+        this.wireguard!.update({ endpoint: path })
+        this.wireguard!.connect()
+      }
       table.wake()
     } catch (error) {
       if (!this.#over && !isTunnelError(error)) throw error
@@ -283,6 +291,28 @@ class Attempt {
     } finally {
       this.#opening = false
     }
+  }
+
+  /** UDP has brought something. */
+  get #isDirect(): boolean {
+    const { endpoint, lastHandshakeMs } = this.wireguard!.stats()
+    return endpoint?.path === UDP_PATH && lastHandshakeMs !== undefined
+  }
+
+  /** A way over UDP can end without a word: what is sent and not answered goes by the relay again. */
+  #watchPath(before = this.wireguard!.stats()): void {
+    this.#pathTimer = this.#ports.clock.after(PATH_MS, () => {
+      if (this.#over) return
+      const now = this.wireguard!.stats()
+      const isSilent = now.receivedBytes === before.receivedBytes &&
+        now.sentBytes > before.sentBytes
+      if (isSilent && this.#path && now.endpoint?.path === UDP_PATH) {
+        this.wireguard!.update({ endpoint: this.#path })
+        this.wireguard!.connect()
+        this.#device!.table.wake()
+      }
+      this.#watchPath(now)
+    })
   }
 
   #channelLost(path: Endpoint): void {
@@ -334,6 +364,7 @@ class Attempt {
     if (this.#over) return
     this.#over = true
     this.#timer?.cancel()
+    this.#pathTimer?.cancel()
     this.#privateKey.fill(0)
     this.wireguard?.remove()
     this.wireguard = undefined

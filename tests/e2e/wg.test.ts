@@ -70,6 +70,11 @@ test.before(async () => {
   far = new Namespace(HOST)
   near = new Namespace(HOST)
   lan = `sl${process.pid % 100_000}`
+  // The two machines are on wires of their own: the outside leads from one to the other.
+  await world.run('sysctl', ['-qw', 'net.ipv4.ip_forward=1'])
+  for (const space of [far, near]) {
+    ip('-n', space.name, 'route', 'replace', 'default', 'via', space.outside)
+  }
   ip('netns', 'add', lan)
   ip('-n', near.name, 'link', 'add', 'lan0', 'type', 'veth', 'peer', 'name', 'lan0', 'netns', lan)
   ip('-n', near.name, 'address', 'add', '192.168.1.1/24', 'dev', 'lan0')
@@ -193,6 +198,47 @@ test('a right that is taken back ends the network at the member', async () => {
   await server.event('left')
 })
 
+test('wg up is a stock client itself; with --udp members move to the direct way', async () => {
+  const server = await serve(['--udp', '0', '--dns'])
+  const { udp } = await server.event('serving')
+  const config = await done(sotto(near, 'office', [
+    ...[
+      'wg',
+      'config',
+      'office',
+      '--new',
+      'tablet',
+      '--endpoint',
+      `${near.inside}:${udp}`,
+      '--json',
+    ],
+  ]))
+  writeFileSync(world.path('tablet.conf'), JSON.parse(config).config)
+  const up = sotto(far, 'nobody', [
+    'wg',
+    'up',
+    '--config',
+    world.path('tablet.conf'),
+    '--listen',
+    ':0',
+    '--json',
+  ])
+  const { proxies } = await up.event('listening')
+  for (const host of [PRINTER, 'printer.lan']) {
+    const page = await curl(['--proxy', `socks5h://${proxies[0].listen}`, `http://${host}:8080`])
+    assert.is(page.stdout, `the printer, to ${host}:8080`, page.stderr)
+  }
+  const member = sotto(far, 'member', ['wg', 'socks5', 'office', '--listen', ':0', '--json'])
+  const { socks5 } = await member.event('listening')
+  for (let i = 0;; i++) {
+    const page = await curl(['--proxy', `socks5h://${socks5}`, `http://${PRINTER}:8080`])
+    assert.is(page.stdout, `the printer, to ${PRINTER}:8080`, page.stderr)
+    const status = await done(sotto(far, 'member', ['wg', 'status', '--json']))
+    if (status.includes('"path":"udp ')) break
+    assert.ok(i < 40, `it stayed on the relay: ${status}`)
+  }
+})
+
 test('a stock client of WireGuard reaches the LAN with a printed configuration, until it is released', async () => {
   const server = await serve(['--udp', '0'])
   const { udp } = await server.event('serving')
@@ -220,11 +266,6 @@ test('a stock client of WireGuard reaches the LAN with a printed configuration, 
     if ((await inside('ip', 'link', 'show', name)).code === 0) break
     await new Promise((resolve) => setTimeout(resolve, 50))
   }
-  // The two machines are on wires of their own: the outside leads from one to the other.
-  await world.run('sysctl', ['-qw', 'net.ipv4.ip_forward=1'])
-  for (const space of [far, near]) {
-    ip('-n', space.name, 'route', 'replace', 'default', 'via', space.outside)
-  }
   for (
     const args of [
       ['wg', 'setconf', name, world.path('stock.conf')],
@@ -249,7 +290,7 @@ test('a stock client of WireGuard reaches the LAN with a printed configuration, 
   await done(sotto(near, 'office', ['wg', 'release', 'office', 'phone']))
   for (let i = 0; i < 50; i++) {
     const status = await done(sotto(near, 'office', ['wg', 'status', '--json']))
-    if (!status.includes('"stock":true')) break
+    if (!status.includes('"peer":"phone"')) break
     assert.ok(i < 49, 'the client stayed')
   }
   const after = await world.run('ip', [
