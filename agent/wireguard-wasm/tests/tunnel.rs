@@ -31,11 +31,12 @@ struct Pair {
     plain: bool,
 }
 
-fn end(number: u8, accepts: bool) -> End {
+fn end(number: u8, accepts: bool, mtu: usize) -> End {
     End {
         node: node(number),
         stack: Stack::new(StackOptions {
             accepts,
+            mtu,
             secret: [number; 16],
             ..StackOptions::default()
         }),
@@ -52,12 +53,13 @@ fn end(number: u8, accepts: bool) -> End {
 }
 
 impl Pair {
-    fn new(plain: bool) -> Pair {
-        let mut ends = [end(1, false), end(2, true)];
+    fn new(plain: bool, mtu: usize) -> Pair {
+        let mut ends = [end(1, false, mtu), end(2, true, mtu)];
         let now = Now { ms: 1_000, unix_ms: 1_700_000_000_000 };
         for own in 0..2 {
             let (public, at) = (ends[1 - own].node.public, ends[1 - own].node.at);
             let device = &mut ends[own].node.device;
+            device.set_mtu(mtu);
             let peer = device.add_peer(&public).unwrap();
             assert!(device.allow(peer, &[0; 4], 0));
             device.set_endpoint(now, peer, Some(at));
@@ -124,8 +126,8 @@ impl Pair {
     }
 }
 
-fn stream(plain: bool) {
-    let mut pair = Pair::new(plain);
+fn stream(plain: bool, mtu: usize) {
+    let mut pair = Pair::new(plain, mtu);
     let local = "100.64.0.2:40000".parse().unwrap();
     let id = pair.ends[0].stack.connect(local, "192.168.1.9:80".parse().unwrap(), 1_000).unwrap();
     let whole: Vec<u8> = (0..2_000_000u32).map(|at| (at * 7 >> 3) as u8).collect();
@@ -194,18 +196,26 @@ fn stream(plain: bool) {
 
 #[test]
 fn a_stream_passes_sealed() {
-    stream(false);
+    stream(false, 1_420);
 }
 
 #[test]
 fn a_stream_passes_as_packets() {
-    stream(true);
+    stream(true, 1_420);
+}
+
+#[test]
+fn a_stream_passes_in_packets_of_any_size() {
+    // 576 is the least there is; large ones are for paths that carry them, such as relays.
+    for mtu in [576, 1_280, 1_421, 16_384, 65_400] {
+        stream(false, mtu);
+    }
 }
 
 #[test]
 fn messages_pass_and_errors_come_back() {
     for plain in [false, true] {
-        let mut pair = Pair::new(plain);
+        let mut pair = Pair::new(plain, 1_420);
         let source = "100.64.0.2:53".parse().unwrap();
         let destination = "10.1.2.3:5353".parse().unwrap();
         let text = b"a question that is somewhat longer than an answer";
@@ -257,7 +267,7 @@ fn messages_pass_and_errors_come_back() {
 
 #[test]
 fn a_stranger_is_not_heard() {
-    let mut pair = Pair::new(false);
+    let mut pair = Pair::new(false, 1_420);
     let mut packet = vec![0x45; 64];
     packet[9] = 6;
     let end = &mut pair.ends[1];
