@@ -12,6 +12,7 @@ import { onboarding } from './onboarding.ts'
 import { session } from './session.ts'
 import { start } from './start.ts'
 import { tunnel } from './tunnel.ts'
+import { wireguard } from './wireguard.ts'
 
 /** Rounds of a run that is to be quoted. */
 const ROUNDS = 5
@@ -31,6 +32,7 @@ const BENCHMARKS: Record<string, (options: BenchOptions) => Promise<void>> = {
   session,
   start,
   onboarding,
+  wireguard,
 }
 
 const USAGE =
@@ -68,4 +70,4 @@ async function main(): Promise<void> {
 }
 
 await main()
-process.exit(0)
+process.exit()

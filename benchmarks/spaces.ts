@@ -10,7 +10,7 @@ import process from 'node:process'
 /** 198.18.0.0/15 is for tests of networks (RFC 2544) and routed nowhere. */
 export const NEAR_ADDRESS = '198.18.200.1'
 export const FAR_ADDRESS = '198.18.200.2'
-/** A network behind the far end: a LAN that only tunnels lead to. */
+/** A network behind the far end that only tunnels lead to, and the far end's own address in it. */
 export const LAN_NETWORK = '192.168.77.0/24'
 export const LAN_ADDRESS = '192.168.77.100'
 /** The far end's name, within both. */
@@ -77,8 +77,5 @@ function open(near: string, far: string): void {
     command(['ip', '-n', name, 'address', 'add', `${address}/24`, 'dev', 'wire'])
     command(['ip', '-n', name, 'link', 'set', 'wire', 'up'])
   }
-  command(['ip', '-n', far, 'link', 'add', 'lan', 'type', 'dummy'])
-  const [, bits] = LAN_NETWORK.split('/')
-  command(['ip', '-n', far, 'address', 'add', `${LAN_ADDRESS}/${bits}`, 'dev', 'lan'])
-  command(['ip', '-n', far, 'link', 'set', 'lan', 'up'])
+  command(['ip', '-n', far, 'address', 'add', `${LAN_ADDRESS}/32`, 'dev', 'lo'])
 }

@@ -164,7 +164,10 @@ async function open(
   const socket = await Bun.udpSocket(
     {
       ...options,
-      socket: { data: (_, bytes, port, address) => data(bytes, port, address), error() {} },
+      socket: {
+        data: (_, bytes, port, address) => data(bytes as Uint8Array, port, address),
+        error() {},
+      },
     } as Parameters<typeof Bun.udpSocket>[0],
   )
   const [SOL_SOCKET, SO_SNDBUFFORCE, SO_RCVBUFFORCE] = [1, 32, 33]

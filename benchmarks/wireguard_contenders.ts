@@ -3,7 +3,10 @@
  * to the upstreams. The rivals are clients of Debian's wireguard-go with a TUN, as they are where people use
  * them; ours has its own other end, `sotto wg serve`.
  */
-import { existsSync, writeFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { type Lab, runShort, type Spawned, which } from './lab.ts'
 import type { Address } from './load.ts'
@@ -41,8 +44,8 @@ export interface NetworkContender {
   name: string
   /** WireGuard passes the wire as UDP: weather applies. */
   isDatagrams: boolean
-  /** Reason, or undefined. May build what it needs. */
-  missing(lab: Lab): string | undefined
+  /** Why it cannot race here, or undefined. */
+  missing(): string | undefined
   version(): string
   /** `number` tells contenders apart. */
   start(lab: Lab, upstreams: FarUpstreams, number: number): Promise<NetworkRacer>
@@ -158,26 +161,35 @@ async function nearPorts(lab: Lab, upstreams: FarUpstreams) {
   }
 }
 
-function netstackFile(lab: Lab): string {
-  return lab.path('netstack')
-}
+/** Built before the namespaces are made, which lead to no module proxy; the process within finds it by this. */
+const NETSTACK_VARIABLE = 'BENCH_NETSTACK'
+const NETSTACK_FAILED = 'BENCH_NETSTACK_FAILED'
 
-function buildNetstack(lab: Lab): string | undefined {
-  const go = which('go') ??
-    (existsSync('/usr/local/go/bin/go') ? '/usr/local/go/bin/go' : undefined)
-  if (!go) return 'no go here (https://go.dev/dl)'
-  // Modules are in the cache or come through the proxy, which the near namespace does not lead to.
-  const outside = ['nsenter', '--net=/proc/1/ns/net', '--']
-  const { exitCode, stderr } = Bun.spawnSync([
-    ...[...outside, go, 'build', '-trimpath', '-o', netstackFile(lab), '.'],
-  ], { cwd: NETSTACK, timeout: BUILD_MS_MAX })
-  return exitCode === 0 ? undefined : `go build: ${stderr.toString().slice(-300)}`
+/** Builds the forwarder where Go is, for the process within; returns how to remove it. */
+export function buildNetstack(): () => void {
+  const go = which('go') ?? '/usr/local/go/bin/go'
+  const folder = mkdtempSync(join(tmpdir(), 'sotto-netstack-'))
+  const file = join(folder, 'netstack')
+  const remove = () => rmSync(folder, { recursive: true, force: true })
+  if (!existsSync(go)) {
+    process.env[NETSTACK_FAILED] = 'no go here (https://go.dev/dl)'
+    return remove
+  }
+  const { status, stderr, error } = spawnSync(go, ['build', '-trimpath', '-o', file, '.'], {
+    cwd: NETSTACK,
+    encoding: 'utf8',
+    timeout: BUILD_MS_MAX,
+    killSignal: 'SIGKILL',
+  })
+  if (status === 0) process.env[NETSTACK_VARIABLE] = file
+  else process.env[NETSTACK_FAILED] = `go build: ${error?.message ?? stderr.slice(-300)}`
+  return remove
 }
 
 const netstack: NetworkContender = {
   name: 'netstack forwarder',
   isDatagrams: true,
-  missing: (lab) => buildNetstack(lab),
+  missing: () => process.env[NETSTACK_FAILED],
   version: () =>
     /golang\.zx2c4\.com\/wireguard (\S+)/.exec(runShort('cat', [`${NETSTACK}/go.mod`]))![0],
   async start(lab, upstreams, number) {
@@ -194,7 +206,7 @@ allowed_ip=${own}/32
     )
     const { addresses, pairs, datagramPair } = await nearPorts(lab, upstreams)
     const client = lab.spawn('netstack', [
-      ...[netstackFile(lab), file, theirs, `${MTU}`],
+      ...[process.env[NETSTACK_VARIABLE]!, file, theirs, `${MTU}`],
       ...pairs.map(({ port, to }) => `127.0.0.1:${port}=${own}:${to}`),
       `udp:127.0.0.1:${datagramPair.port}=${own}:${datagramPair.to}`,
     ])
