@@ -10,7 +10,7 @@ import { Batch, Packets, RUN_WORDS, RUNS_MAX } from './batch.ts'
 import { readDeviceCounts } from './counts.ts'
 import type { DeviceStats } from './counts.ts'
 import { Instance, isTrap } from './instance.ts'
-import { bring, changed, checkKey, Peer } from './peer.ts'
+import { bring, changed, checkKey, EMPTY_STATE, NO_STATS, Peer } from './peer.ts'
 import type { PeerChanges, PeerDevice, PeerOptions, PeerState, PeerStats } from './peer.ts'
 import { WireGuardError } from './problem.ts'
 
@@ -376,21 +376,25 @@ export class Device implements PeerDevice {
     },
   ): void {
     const isOwn = batch === this.#inbox
-    for (let first = 0; first < batch.count;) {
-      const bytesMax = isOwn ? Infinity : this.#instance.receivePool.length >>> 1
-      const last = pieceOf(batch, first, { bytesMax, datagramsMax })
-      const result = this.run((instance) => {
-        instance.feed(this.#random)
+    try {
+      for (let first = 0; first < batch.count;) {
+        const bytesMax = isOwn ? Infinity : this.#instance.receivePool.length >>> 1
+        const last = pieceOf(batch, first, { bytesMax, datagramsMax })
+        const result = this.run((instance) => {
+          instance.feed(this.#random)
+          this.#follow()
+          return instance.load(batch, { first, last, isOwn })
+            ? enter(instance, last - first)
+            : undefined
+        })
         this.#follow()
-        return instance.load(batch, { first, last, isOwn })
-          ? enter(instance, last - first)
-          : undefined
-      })
-      this.#follow()
-      first = last
-      done(result)
+        first = last
+        done(result)
+      }
+    } finally {
+      // Whatever `done` threw: it is not received twice.
+      if (isOwn) batch.clear()
     }
-    if (isOwn) batch.clear()
   }
 
   get instance(): Instance {
@@ -553,21 +557,6 @@ function pieceOf(
     if (last > first && (datagrams > datagramsMax || bytes > bytesMax)) break
   }
   return last
-}
-
-const EMPTY_STATE = {
-  presharedKey: undefined,
-  endpoint: undefined,
-  keepaliveSeconds: 0,
-  reserved: 0,
-}
-
-const NO_STATS: PeerStats = {
-  receivedBytes: 0,
-  sentBytes: 0,
-  lastHandshakeMs: undefined,
-  waiting: 0,
-  endpoint: undefined,
 }
 
 function keyText(key: Uint8Array): string {

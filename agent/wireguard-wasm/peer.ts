@@ -53,6 +53,22 @@ export interface PeerState {
   reserved: number
 }
 
+/** Of a peer that was just made, but for its prefixes. */
+export const EMPTY_STATE = {
+  presharedKey: undefined,
+  endpoint: undefined,
+  keepaliveSeconds: 0,
+  reserved: 0,
+}
+
+export const NO_STATS: PeerStats = {
+  receivedBytes: 0,
+  sentBytes: 0,
+  lastHandshakeMs: undefined,
+  waiting: 0,
+  endpoint: undefined,
+}
+
 export class Peer {
   readonly publicKey: Uint8Array
   /** Its number in packets; another after the instance was replaced, -1 when it was removed. */
