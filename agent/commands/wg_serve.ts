@@ -75,6 +75,10 @@ const page: Page = {
       name: 'allow-own',
       help: "Let members reach this machine's own addresses within the routes.",
     },
+    {
+      name: 'between',
+      help: 'Let members reach the ports that others of them forward with -R.',
+    },
     LABEL_FLAG,
     ...RELAY_FLAGS,
     JSON_FLAG,
@@ -100,6 +104,7 @@ function read(given: Given): ServeOptions {
     loopback: isSet(given, 'allow-loopback'),
     linkLocal: isSet(given, 'allow-link-local'),
     own: isSet(given, 'allow-own'),
+    between: isSet(given, 'between'),
     choice: readLabelled(given),
     json: isSet(given, 'json'),
   }

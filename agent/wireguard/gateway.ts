@@ -1,7 +1,7 @@
 /**
  * The serving agent inside its network: what its members send into the tunnel leaves through the exit,
  * with ordinary sockets, within the exit's rules; what is asked of the agent's own address is answered
- * here: names, where they are served, and echoes. Members do not reach each other.
+ * here: names, where they are served, and echoes. Members reach each other only where that was asked for.
  */
 import type { Clock } from '../../core/clock.ts'
 import { asTunnelError } from '../../core/errors.ts'
@@ -12,7 +12,7 @@ import type { Message, Unreachable } from '../wireguard-wasm/message.ts'
 import type { Incoming, Tunnel } from '../wireguard-wasm/tunnel.ts'
 import type { Exit, ExitClient } from './exit.ts'
 import { answerNames } from './name_server.ts'
-import type { DatagramFlow } from './network.ts'
+import type { DatagramFlow, Place } from './network.ts'
 
 const DNS_PORT = 53
 /** A member gives up after as long; RFC 6298 §2.1 has its third try at 7 s. */
@@ -36,8 +36,10 @@ export interface GatewayPorts {
   member(address: string): GatewayMember | undefined
   /** Whether names are answered. */
   names: boolean
+  /** Members reach the ports that others of them listen on. */
+  between: boolean
   /** Where the packets of members go. */
-  tunnel(): Pick<Tunnel, 'send'>
+  tunnel(): Pick<Tunnel, 'send' | 'connect'>
   /** A connection that was made, or not and why. */
   told?(
     event: { member: GatewayMember; address: string; port: number; error?: TunnelError },
@@ -112,12 +114,25 @@ export class Gateway {
 
   async #dial(incoming: Incoming, member: GatewayMember): Promise<void> {
     const { localAddress: host, localPort: port } = incoming
-    const far: Conn = await this.#client(member).connect({ host, port, timeoutMs: CONNECT_MS })
+    const far = await this.#reach(member, { host, port })
     const flow = incoming.accept()
     // It gave up meanwhile.
     if (!flow) return far.abort()
     this.#connections++
     splice(flow, far, () => void this.#connections--)
+  }
+
+  /** Another member through the tunnel, from our own address; all else through the exit. */
+  async #reach(member: GatewayMember, { host, port }: Place): Promise<Conn> {
+    const other = this.#ports.between ? this.#ports.member(host) : undefined
+    if (!other) return await this.#client(member).connect({ host, port, timeoutMs: CONNECT_MS })
+    const from = other.own.find((own) => own.includes(':') === host.includes(':'))
+    return await this.#ports.tunnel().connect({
+      address: host,
+      port,
+      timeoutMs: CONNECT_MS,
+      ...(from === undefined ? {} : { from: { address: from } }),
+    })
   }
 
   #datagram(member: GatewayMember, message: Message): void {

@@ -42,6 +42,8 @@ export interface ServedOptions {
   loopback: boolean
   linkLocal: boolean
   own: boolean
+  /** Members reach the ports that others of them listen on. */
+  between: boolean
 }
 
 export interface ServedEvents {
@@ -135,6 +137,7 @@ export class ServedNetwork {
       exit,
       member: (address) => this.#members.get(address),
       names: options.dns,
+      between: options.between,
       tunnel: () => this.tunnel,
       told: ({ member, address, port, error }) => {
         if (error) events.refused(member, { address, port, error })

@@ -15,7 +15,7 @@ import { join } from '../../agent/join.ts'
 import type { Joining } from '../../agent/join.ts'
 import { Presence } from '../../agent/presence.ts'
 import type { World } from '../../agent/world.ts'
-import { Device, Driver } from '../../agent/wireguard-wasm/index.ts'
+import { Device, Driver, packetEngine } from '../../agent/wireguard-wasm/index.ts'
 import { loadModule } from '../../agent/wireguard-wasm/load_file.ts'
 import type { PeerTable } from '../../agent/wireguard/peer_table.ts'
 import { RELAY_PATH, RelayPath } from '../../agent/wireguard/relay_path.ts'
@@ -43,12 +43,10 @@ class Engine {
 
   constructor(privateKey: Uint8Array) {
     const device = this.device = new Device({ module, privateKey })
-    this.driver = new Driver(device, {
-      onPackets: (packets) => {
-        packets.each((packet) => void this.packets.push(hex(packet)))
-        for (const run of this.#heard.splice(0)) run()
-      },
-    })
+    this.driver = new Driver(packetEngine(device, (packets) => {
+      packets.each((packet) => void this.packets.push(hex(packet)))
+      for (const run of this.#heard.splice(0)) run()
+    }))
     this.driver.addPath(RELAY_PATH, this.channels)
     const driver = this.driver
     this.table = {

@@ -186,6 +186,29 @@ test('echoes, forwards of TCP and UDP, and what status says on both sides', asyn
   assert.match(there, /"event":"member".*"path":"relay"/)
 })
 
+test('a port that one member forwards is reached by another with --between, and not without', async () => {
+  for (const flags of [['--between'], []]) {
+    const server = await serve(flags)
+    const giving = sotto(far, 'member', [
+      ...['wg', 'forward', 'office', '-R', '9000:127.0.0.1:9100', '--json'],
+    ])
+    const { address } = await giving.event('listening')
+    const page =
+      `Bun.serve({ port: 9100, hostname: '127.0.0.1', fetch: () => new Response('mine') })
+      console.log('ready')`
+    const [command, ...rest] = [...far.within, BUN, '-e', page]
+    const web = world.start(command!, rest)
+    running.push(web)
+    await web.says(/ready/)
+    const taking = sotto(far, 'member', ['wg', 'socks5', 'office', '--listen', ':0', '--json'])
+    const { socks5 } = await taking.event('listening')
+    const got = await curl(['--proxy', `socks5h://${socks5}`, `http://${address}:9000`])
+    if (flags.length > 0) assert.is(got.stdout, 'mine', got.stderr)
+    else assert.is(got.code, 97, got.stdout + got.stderr)
+    for (const program of [web, taking, giving, server]) await program.stop()
+  }
+})
+
 test('a right that is taken back ends the network at the member', async () => {
   const server = await serve()
   const member = sotto(far, 'member', ['wg', 'socks5', 'office', '--listen', ':0', '--json'])
