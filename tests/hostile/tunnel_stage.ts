@@ -76,6 +76,7 @@ export async function serve(
       loopback: false,
       linkLocal: false,
       own: false,
+      between: false,
       ...options,
     },
     {
