@@ -43,6 +43,7 @@ const CHECK_BYTES = 64 * 2 ** 20
 /** Contenders that would take minutes for those are checked with these. */
 const CHECK_BYTES_QUICK = 2 ** 20
 const PAUSE_MS = 150
+const WEATHER_ANSWER_MS_MAX = 10_000
 const IDLE_FLOWS = 1_000
 const HOLD_MS_MAX = 20_000
 /** Datagrams offered a second: more than any of these carries on two cores. */
@@ -305,6 +306,18 @@ async function answers({ host = '127.0.0.1', port }: Address): Promise<boolean> 
   return found?.status === 200
 }
 
+/** Throws when an answer comes sooner than the weather allows: then it does not go through it. */
+async function feelsWeather({ http }: NetworkRacer, { delayMs }: Weather): Promise<void> {
+  const asked = performance.now()
+  const { host = '127.0.0.1', port } = http
+  const signal = AbortSignal.timeout(WEATHER_ANSWER_MS_MAX)
+  await fetch(`http://${host}:${port}${SMALL_PATH}`, { signal })
+  const ms = performance.now() - asked
+  if (ms < 2 * delayMs) {
+    throw new Error(`it goes past the weather: an answer in ${ms.toFixed(1)} ms`)
+  }
+}
+
 interface Entry {
   contender: NetworkContender
   racer: NetworkRacer
@@ -364,7 +377,9 @@ async function runRace(race: Race, entries: Entry[], course: Course): Promise<vo
       if (out.has(contender.name)) continue
       try {
         const ms = race.weather ? weatherMs : setting.ms
+        if (race.weather) await feelsWeather(racer, race.weather)
         const figures = await race.run({ ...setting, ms, racer })
+        if (race.weather) await feelsWeather(racer, race.weather)
         for (const [key, value] of Object.entries(figures ?? {})) {
           if (!Number.isFinite(value)) throw new Error(`${key} is ${value}`)
           columns.add(race.columns[key]!, contender.name, value)
