@@ -217,7 +217,7 @@ interface Asking {
 function ask(who: Actor, name = 'office'): Asking {
   const { crypto, clock } = who.test.world
   const states: TunnelState[] = []
-  let heard: (() => void)[] = []
+  const heard: (() => void)[] = []
   let made: Engine | undefined
   const client = new TunnelClient({
     clock,

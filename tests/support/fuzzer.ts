@@ -3,6 +3,7 @@
  * value or an error of the family, never another exception, and no decoder takes more than it was
  * given. Seeded, so that a finding can be had again.
  */
+import { AgreementReader, encodeAgreement } from '../../core/agreement.ts'
 import { RelayAdmission } from '../../core/admit.ts'
 import { encodeFrame, FRAME } from '../../core/frame.ts'
 import * as frames from '../../core/frame.ts'
@@ -196,6 +197,11 @@ function targets(): Target[] {
     },
     { name: 'prelude', seeds: [prelude], run: (bytes) => void readPrelude(bytes, context) },
     {
+      name: 'agreement',
+      seeds: agreements(),
+      run: (bytes) => void new AgreementReader().push(bytes),
+    },
+    {
       name: 'passport',
       seeds: [passport],
       run: (bytes) => void openPassport(fast, bytes, { now: 1000 }),
@@ -239,6 +245,29 @@ const CHEAP = {
   ed25519Sign: () => new Uint8Array(64),
   x25519Public: () => filled(9),
   x25519Shared: () => filled(8),
+}
+
+function agreements(): Uint8Array[] {
+  const [key, nonce, channel] = [filled(1), filled(2), filled(3, 16)]
+  const network = { bytes: Uint8Array.of(10, 0, 0, 0), bits: 8 }
+  const endpoints = [{ address: Uint8Array.of(192, 168, 1, 9), port: 51_820 }]
+  return [
+    encodeAgreement({ kind: 'propose', key, nonce, channel, taken: [network], endpoints }),
+    encodeAgreement({
+      kind: 'agreed',
+      key,
+      nonce,
+      address4: { bytes: Uint8Array.of(100, 80, 1, 2), bits: 24 },
+      address6: { bytes: Uint8Array.from({ length: 16 }, (_, i) => i === 0 ? 0xfd : i), bits: 64 },
+      relayMtu: 16_384,
+      directMtu: 1420,
+      dns: [Uint8Array.of(100, 80, 1, 1)],
+      routes: [network],
+      endpoints,
+    }),
+    encodeAgreement({ kind: 'refused', reason: 'full', words: 'no' }),
+    encodeAgreement({ kind: 'renew', nonce }),
+  ]
 }
 
 function newMux(): Mux {
