@@ -4,8 +4,7 @@
  * here: names, where they are served, and echoes. Members reach each other only where that was asked for.
  */
 import type { Clock } from '../../core/clock.ts'
-import { asTunnelError } from '../../core/errors.ts'
-import type { TunnelError } from '../../core/errors.ts'
+import { asTunnelError, TunnelError } from '../../core/errors.ts'
 import { splice } from '../../core/socket.ts'
 import type { Conn } from '../../core/socket.ts'
 import type { Message, Unreachable } from '../wireguard-wasm/message.ts'
@@ -20,6 +19,12 @@ const CONNECT_MS = 10_000
 const PING_MS = 5_000
 /** UDP ports of all members together; the one that was used longest ago makes room. */
 const PORTS_MAX = 16_384
+
+/**
+ * Connections that wait for an answer, as many as the stack keeps. Each member has no more of them than are
+ * free, so that whoever asks for dead places leaves room for the others, however many they are.
+ */
+const WAITING_MAX = 1_024
 
 /** A member, by the address that its packets come from. */
 export interface GatewayMember {
@@ -57,6 +62,9 @@ export class Gateway {
   /** By member's address and port. */
   readonly #flows = new Map<string, DatagramFlow>()
   #connections = 0
+  /** Connections that are not made yet, of each member and all told. */
+  readonly #waiting = new Map<string, number>()
+  #waitingCount = 0
 
   constructor(ports: GatewayPorts) {
     this.#ports = ports
@@ -73,7 +81,14 @@ export class Gateway {
     // The device has checked the source: a peer that went away a moment ago.
     if (!member) return incoming.reject('reset')
     if (member.own.includes(address)) return incoming.reject('reset')
-    void this.#dial(incoming, member).then(
+    const free = WAITING_MAX - this.#waitingCount
+    const own = this.#waiting.get(member.client) ?? 0
+    if (own >= free) {
+      incoming.reject('host')
+      return this.#ports.told?.({ member, address, port, error: crowded(address, own) })
+    }
+    const over = this.#wait(member)
+    void this.#dial(incoming, member).finally(over).then(
       () => this.#ports.told?.({ member, address, port }),
       (thrown) => {
         const error = asTunnelError(thrown, 'net/failed')
@@ -106,6 +121,17 @@ export class Gateway {
     for (const flow of this.#flows.values()) flow.close()
     this.#flows.clear()
     this.#ports.exit.close()
+  }
+
+  #wait({ client }: GatewayMember): () => void {
+    this.#waitingCount++
+    this.#waiting.set(client, (this.#waiting.get(client) ?? 0) + 1)
+    return () => {
+      this.#waitingCount--
+      const left = this.#waiting.get(client)! - 1
+      if (left === 0) this.#waiting.delete(client)
+      else this.#waiting.set(client, left)
+    }
   }
 
   #client({ client }: GatewayMember): ExitClient {
@@ -231,4 +257,9 @@ export class Gateway {
   #cannot(message: Message, reason: Unreachable): void {
     this.#ports.tunnel().send({ ...message, kind: 'unreachable', reason })
   }
+}
+
+function crowded(address: string, own: number): TunnelError {
+  const found = `${own} connections of this member that wait for an answer`
+  return new TunnelError('exit/busy', `Cannot reach ${address}: found ${found} already`)
 }

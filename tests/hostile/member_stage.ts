@@ -25,11 +25,12 @@ import type { TestWorld } from '../support/agent_world.ts'
 import { fast } from '../support/crypto.ts'
 import { module } from '../support/wireguard.ts'
 
-/** Behind the exit (RFC 5737): one that says back what it is told, and one that never answers. */
+/** Behind the exit (RFC 5737): one that says back what it is told, and one that never answers, as all of 198.51.100.0/24. */
 export const HOST = '192.0.2.10'
 export const DEAD = '192.0.2.66'
 const EVERYWHERE = ['0.0.0.0/0', '::/0']
 const LATE_MS = 5000
+const AGAIN_MS = 300
 
 export interface Client {
   address: string
@@ -258,7 +259,7 @@ export class MemberStage {
     this.dialled.push(`${host} ${port}`)
     this.diallingMost = Math.max(this.diallingMost, ++this.dialling)
     try {
-      if (host === DEAD) {
+      if (host === DEAD || host.startsWith('198.51.100.')) {
         await new Promise<void>((resolve) => {
           this.#world.clock.after(timeoutMs ?? LATE_MS, resolve)
         })
@@ -320,13 +321,32 @@ export class Member {
 
   /** Says something to the host from an address and port of its own, and hears it back. */
   async isServed(port = 4000): Promise<void> {
+    const payload = fast.randomBytes(16)
+    const ask = udp({ source: this.at.address, destination: HOST, sourcePort: port, payload })
+    const is = (one: Uint8Array): boolean =>
+      isFrom(one, HOST) && one[9] === 17 && Buffer.from(one.subarray(28)).equals(payload)
+    await this.#asks(ask, is, 'the answer of the host')
+  }
+
+  /** A SYN of its own is answered by SYN and ACK. */
+  async connects(destination: string, destinationPort: number): Promise<void> {
+    const ask = syn({ source: this.at.address, destination, destinationPort })
+    const is = (one: Uint8Array): boolean =>
+      isFrom(one, destination) && one[9] === 6 && one[33] === 0x12
+    await this.#asks(ask, is, 'SYN and ACK')
+  }
+
+  /** Asks again as long as no answer comes, as programs do: datagrams may be lost. */
+  async #asks(ask: Uint8Array, is: (packet: Uint8Array) => boolean, what: string): Promise<void> {
     const before = this.packets.length
-    const packet = udp({ source: this.at.address, destination: HOST, sourcePort: port })
-    await this.send([packet])
-    await this.#stage.until(
-      () => this.packets.slice(before).some((one) => isFrom(one, HOST) && one[9] === 17),
-      'the answer of the host',
-    )
+    let againMs = 0
+    await this.#stage.until(() => {
+      if (performance.now() >= againMs) {
+        againMs = performance.now() + AGAIN_MS
+        void this.send([ask])
+      }
+      return this.packets.slice(before).some(is)
+    }, what)
   }
 
   close(): void {
