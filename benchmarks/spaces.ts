@@ -13,6 +13,8 @@ export const FAR_ADDRESS = '198.18.200.2'
 /** A network behind the far end that only tunnels lead to, and the far end's own address in it. */
 export const LAN_NETWORK = '192.168.77.0/24'
 export const LAN_ADDRESS = '192.168.77.100'
+/** A name of that address, which the far end alone knows. */
+export const PRINTER_NAME = 'printer.office.test'
 /** The far end's name, within both. */
 export const FAR_NAME = 'far.test'
 
@@ -68,7 +70,9 @@ function open(near: string, far: string): void {
     mkdirSync(`/etc/netns/${name}`, { recursive: true })
     writeFileSync(
       `/etc/netns/${name}/hosts`,
-      `127.0.0.1 localhost\n${FAR_ADDRESS} ${FAR_NAME}\n`,
+      `127.0.0.1 localhost\n${FAR_ADDRESS} ${FAR_NAME}\n${
+        name === far ? `${LAN_ADDRESS} ${PRINTER_NAME}\n` : ''
+      }`,
     )
   }
   const wire = ['type', 'veth', 'peer', 'name', 'wire', 'netns', far]

@@ -316,7 +316,7 @@ export async function openServed(
   tell(['peers', 'trust', 'office', keyOf(far)], near)
   const server = lab.spawn(`${name} serve`, [
     ...[...inFar(), process.execPath, MAIN, 'wg', 'serve', '--name', 'office', '--json'],
-    ...['--route', LAN_NETWORK, '--allow-own', ...flags],
+    ...['--route', LAN_NETWORK, '--dns', '--allow-own', ...flags],
     ...(udpPort === undefined ? [] : ['--udp', `${udpPort}`]),
   ], { env: { SOTTO_HOME: far, ...env } })
   await lab.until(server, 'serve', () => server.log().includes('"event":"serving"'))
