@@ -1,7 +1,8 @@
 /**
  * An impairing relay for UDP, a process of its own in the near namespace: what goes to the far end's ports
  * is led here by nft, held back, dropped and reordered, and sent on. So no contender knows of it, and it
- * comes and goes while they run.
+ * comes and goes while they run. Addresses are rewritten packet by packet: connection tracking would leave a
+ * flow alone whose first packet it saw on its way back.
  *
  *     bun weather.ts FAR-ADDRESS FIRST-PORT COUNT  → {"ready":true}; then a line of JSON a weather on stdin
  *
@@ -62,20 +63,20 @@ export class WeatherMaker {
     process.kill(this.#process.pid, 'SIGHUP')
     const { first, count } = this.#ports
     const last = first + count - 1
-    const rules = Array.from(
-      { length: count },
-      (_, i) =>
-        `add rule ip weather out ip daddr ${FAR_ADDRESS} udp dport ${first + i} ` +
-        `udp sport != ${first + SOURCE_OFFSET}-${last + SOURCE_OFFSET} redirect to :${
-          first + i + LISTEN_OFFSET
-        }`,
-    )
+    const own = `${first + SOURCE_OFFSET}-${last + SOURCE_OFFSET}`
+    const ports = Array.from({ length: count }, (_, i) => first + i)
     command([
       'nft',
       [
         'add table ip weather',
-        'add chain ip weather out { type nat hook output priority -100; }',
-        ...rules,
+        'add chain ip weather there { type route hook output priority -150; }',
+        'add chain ip weather back { type filter hook output priority 0; }',
+        ...ports.flatMap((port) => [
+          `add rule ip weather there ip daddr ${FAR_ADDRESS} udp dport ${port} udp sport != ${own} ` +
+          `ip daddr set 127.0.0.1 udp dport set ${port + LISTEN_OFFSET}`,
+          `add rule ip weather back ip saddr 127.0.0.1 udp sport ${port + LISTEN_OFFSET} ` +
+          `ip saddr set ${FAR_ADDRESS} udp sport set ${port}`,
+        ]),
       ].join('; '),
     ])
   }
