@@ -459,6 +459,62 @@ test("a member cannot take another's key or channel", async () => {
   await served.engine.until(packet)
 })
 
+test('a relay that floods, repeats, reorders and changes datagrams delivers none twice and none of its own', async () => {
+  const [server, client] = [await enter('office'), await enter('laptop')]
+  await allow(server, client)
+  const { crypto } = server.test.world
+  let paths: Engine['channels'] | undefined
+  let held: Uint8Array | undefined
+  const served = serve(server, {
+    channels: {
+      add: (stream) => {
+        const path = paths!.add(stream)
+        const take = stream.onPacket!
+        stream.onPacket = (datagram) => {
+          for (let i = 0; i < 50; i++) take(crypto.randomBytes(32 + i * 8))
+          // A handshake is left alone: without it nothing would be shown.
+          if (datagram[0] !== 4) return take(datagram)
+          // It may be a Buffer, whose slice is a view.
+          const changed = Uint8Array.from(datagram)
+          changed[changed.length - 1]! ^= 1
+          take(changed)
+          const bytes = Uint8Array.from(datagram)
+          // Each pair the other way round, and all of it three times.
+          if (!held) held = bytes
+          else {
+            for (const one of [bytes, held, bytes, held, held, bytes]) take(one.slice())
+            held = undefined
+          }
+        }
+        return path
+      },
+      remove: (path) => paths!.remove(path),
+    },
+  })
+  paths = served.engine.channels
+  const asking = ask(client)
+  const agreed = await asking.client.open()
+  const sent = Array.from({ length: 40 }, (_, i) => packetOf(agreed.address4.bytes, HOST, 100 + i))
+  for (const packet of sent) asking.engine().send(packet)
+  // One that is held back may wait for another behind it.
+  await Promise.race([
+    Promise.all(sent.map((packet) => served.engine.until(packet))),
+    (async () => {
+      for (let i = 0; i < 40; i++) {
+        await new Promise((resolve) => setTimeout(resolve, 50))
+        asking.engine().send(packetOf(agreed.address4.bytes, HOST, 60))
+      }
+    })(),
+  ])
+  for (const packet of sent) {
+    assert.is(served.engine.packets.filter((one) => one === hex(packet)).length, 1)
+  }
+  const { drops } = served.engine.device.stats()
+  assert.ok(drops.replayed > 0 && drops.forged > 0 && drops.malformed > 0, JSON.stringify(drops))
+  const known = new Set([...sent.map(hex), hex(packetOf(agreed.address4.bytes, HOST, 60))])
+  assert.ok(served.engine.packets.every((one) => known.has(one)))
+})
+
 test('a network that nobody serves is said to be away', async () => {
   const client = await enter('laptop')
   try {
