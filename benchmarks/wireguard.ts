@@ -33,7 +33,7 @@ import {
   OURS,
 } from './wireguard_contenders.ts'
 
-const RUN_MS = 2_000
+const RUN_MS = 1_500
 const RUN_MS_QUICK = 1_000
 /** Slow start and recovery take their time at 100 ms. */
 const WEATHER_MS = 4_000
@@ -43,6 +43,8 @@ const CHECK_BYTES = 64 * 2 ** 20
 /** Contenders that would take minutes for those are checked with these. */
 const CHECK_BYTES_QUICK = 2 ** 20
 const PAUSE_MS = 150
+/** A contender that has failed so many races is out of the rest: each may take half a minute to fail. */
+const FAILED_RACES_MAX = 3
 const WEATHER_ANSWER_MS_MAX = 10_000
 const IDLE_FLOWS = 1_000
 const HOLD_MS_MAX = 20_000
@@ -321,6 +323,7 @@ async function feelsWeather({ http }: NetworkRacer, { delayMs }: Weather): Promi
 interface Entry {
   contender: NetworkContender
   racer: NetworkRacer
+  failedRaces: number
 }
 
 async function enter(
@@ -346,7 +349,7 @@ async function enter(
     await checkBytes(racer.bytes, CHECK_BYTES_QUICK)
     if (contender.name !== 'onetun') await checkBytes(racer.bytes, bytes)
     say(`${contender.name}: bytes agree`)
-    return { contender, racer }
+    return { contender, racer, failedRaces: 0 }
   } catch (error) {
     lab.goOn()
     report.failures.push(`${contender.name} does not race: ${reason(error)}`)
@@ -367,13 +370,16 @@ interface Course {
 /** All rounds of one race, interleaved. A contender that fails one round is out of this race. */
 async function runRace(race: Race, entries: Entry[], course: Course): Promise<void> {
   const { setting, weatherMs, rounds, columns, report, weather } = course
-  const racing = race.weather ? entries.filter(({ contender }) => contender.isDatagrams) : entries
+  const racing = entries.filter(({ contender, failedRaces }) =>
+    failedRaces < FAILED_RACES_MAX && (!race.weather || contender.isDatagrams)
+  )
   const out = new Set<string>()
   if (race.weather && !weather) return
   await weather?.set(race.weather)
   for (let round = 0; round < rounds; round++) {
     for (let i = 0; i < racing.length; i++) {
-      const { contender, racer } = racing[(i + round) % racing.length]!
+      const entry = racing[(i + round) % racing.length]!
+      const { contender, racer } = entry
       if (out.has(contender.name)) continue
       try {
         const ms = race.weather ? weatherMs : setting.ms
@@ -388,6 +394,11 @@ async function runRace(race: Race, entries: Entry[], course: Course): Promise<vo
       } catch (error) {
         setting.lab.goOn()
         out.add(contender.name)
+        if (++entry.failedRaces === FAILED_RACES_MAX) {
+          report.failures.push(
+            `${contender.name} failed ${FAILED_RACES_MAX} races and runs no other`,
+          )
+        }
         for (const column of Object.values(race.columns)) columns.drop(column.race, contender.name)
         report.failures.push(
           `${contender.name}, ${race.name}, round ${round + 1}: ${reason(error)}`,
