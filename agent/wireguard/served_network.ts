@@ -29,6 +29,9 @@ import type { Lease, Member } from './tunnel_server.ts'
 const RELAY_MTU = 16_384
 /** Where UDP may: as WireGuard itself has it for an Ethernet of 1,500. */
 const DIRECT_MTU = 1_420
+/** Refusals by the rules that are told in so long: whoever tries place after place fills no log. */
+const DENIED_TOLD_MAX = 30
+const DENIED_MS = 60_000
 
 export interface ServedOptions {
   name: string
@@ -76,6 +79,7 @@ export class ServedNetwork {
   readonly #stockMembers = new Map<string, StockMember>()
   readonly #table: PeerTable
   readonly #events: ServedEvents
+  #denied = { count: 0, sinceMs: -Infinity }
   readonly #stops: (() => void)[]
 
   /** Throws `lease/…`, `net/in-use`, `net/denied`, `exit/…`, `profile/…`. */
@@ -140,7 +144,7 @@ export class ServedNetwork {
       between: options.between,
       tunnel: () => this.tunnel,
       told: ({ member, address, port, error }) => {
-        if (error) events.refused(member, { address, port, error })
+        if (error && this.#isTold(error)) events.refused(member, { address, port, error })
       },
     })
     this.tunnel = new Tunnel({
@@ -215,6 +219,13 @@ export class ServedNetwork {
     this.tunnel.close()
     this.#channels.close()
     this.#udp?.close()
+  }
+
+  #isTold({ code }: TunnelError): boolean {
+    if (code !== 'exit/denied') return true
+    const nowMs = this.#world.clock.monotonic()
+    if (nowMs - this.#denied.sinceMs >= DENIED_MS) this.#denied = { count: 0, sinceMs: nowMs }
+    return ++this.#denied.count <= DENIED_TOLD_MAX
   }
 
   get #mtu(): number {

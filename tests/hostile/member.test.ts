@@ -244,6 +244,28 @@ const LOADS: Row[] = [
     },
   },
   {
+    name: 'place after place that no route names, so that the log fills',
+    says: ['exit/denied'],
+    options: LAN,
+    async attack({ member }) {
+      await member.send(
+        range(1000).map((i) =>
+          syn({
+            source: member.at.address,
+            destination: `203.0.113.${i % 250}`,
+            sourcePort: 2000 + i,
+            destinationPort: 1 + i,
+          })
+        ),
+      )
+      await member.connects(HOST, 7)
+    },
+    holds({ denials, dialled }) {
+      assert.ok(denials >= 1 && denials <= 30, `told ${denials} times`)
+      assert.not.ok(dialled.some((one) => one.startsWith('203.')))
+    },
+  },
+  {
     name: 'UDP from more ports than one may have',
     says: [],
     honest: async ({ member }) => {

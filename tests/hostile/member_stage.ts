@@ -45,6 +45,8 @@ export class MemberStage {
   /** What the exit dialled and sent to, as "address port". */
   readonly dialled: string[] = []
   readonly sent: string[] = []
+  /** How often the person was told of a place that no route names. */
+  denials = 0
   dialling = 0
   diallingMost = 0
   portsOpen = 0
@@ -104,7 +106,10 @@ export class MemberStage {
       {
         joined() {},
         left() {},
-        refused: (_, { error }) => void this.heard.add(error.code),
+        refused: (_, { error }) => {
+          this.heard.add(error.code)
+          if (error.code === 'exit/denied') this.denials++
+        },
         problem: (error) => void this.heard.add(`problem ${error}`),
       },
     )
