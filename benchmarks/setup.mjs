@@ -38,6 +38,9 @@ const CONTENDERS = [
   { name: 'sshd', apt: ['openssh-server'], shows: '/usr/sbin/sshd' },
   { name: 'wrk', apt: ['wrk'], shows: '/usr/bin/wrk' },
   { name: 'iperf3', apt: ['iperf3'], shows: '/usr/bin/iperf3' },
+  { name: 'wireguard-go', apt: ['wireguard-go'], shows: '/usr/bin/wireguard-go' },
+  { name: 'wg', apt: ['wireguard-tools'], shows: '/usr/bin/wg' },
+  { name: 'nft', apt: ['nftables'], shows: '/usr/sbin/nft' },
   { name: 'openssl', apt: ['openssl'], shows: '/usr/bin/openssl' },
   { name: 'curl', apt: ['curl'], shows: '/usr/bin/curl' },
   {
@@ -61,6 +64,12 @@ const CONTENDERS = [
     bin: 'iroh-relay',
   },
   {
+    name: 'onetun',
+    version: '0.3.10',
+    cargo: ['onetun', '--version', '0.3.10', '--locked'],
+    bin: 'onetun',
+  },
+  {
     name: 'derper',
     version: '1.102.5',
     go: 'tailscale.com/cmd/derper@v1.102.5',
@@ -68,6 +77,7 @@ const CONTENDERS = [
   },
   { name: 'frp', path: ['frps', 'frpc'] },
   { name: 'chisel', path: ['chisel'] },
+  { name: 'wireproxy', path: ['wireproxy'] },
 ]
 
 function readOptions() {
