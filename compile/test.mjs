@@ -50,7 +50,6 @@ const PACKAGES = {
   'wireguard-go': 'wireguard-go',
   wg: 'wireguard-tools',
   iperf3: 'iperf3',
-  ping: 'iputils-ping',
   // Brings nginx itself.
   nginx: 'libnginx-mod-stream',
   haproxy: 'haproxy',

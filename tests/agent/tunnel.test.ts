@@ -463,12 +463,11 @@ test('a relay that floods, repeats, reorders and changes datagrams delivers none
   const [server, client] = [await enter('office'), await enter('laptop')]
   await allow(server, client)
   const { crypto } = server.test.world
-  let paths: Engine['channels'] | undefined
   let held: Uint8Array | undefined
   const served = serve(server, {
     channels: {
       add: (stream) => {
-        const path = paths!.add(stream)
+        const path = paths.add(stream)
         const take = stream.onPacket!
         stream.onPacket = (datagram) => {
           for (let i = 0; i < 50; i++) take(crypto.randomBytes(32 + i * 8))
@@ -488,10 +487,10 @@ test('a relay that floods, repeats, reorders and changes datagrams delivers none
         }
         return path
       },
-      remove: (path) => paths!.remove(path),
+      remove: (path) => paths.remove(path),
     },
   })
-  paths = served.engine.channels
+  const paths: Engine['channels'] = served.engine.channels
   const asking = ask(client)
   const agreed = await asking.client.open()
   const sent = Array.from({ length: 40 }, (_, i) => packetOf(agreed.address4.bytes, HOST, 100 + i))
