@@ -268,7 +268,11 @@ export class E2eWorld {
 
   /** A relay at localhost; its keys are made on its first start. */
   async relay(flags: readonly string[] = []): Promise<Relay> {
-    const program = this.sotto(['relay', '--port', '0', '--json', ...flags], { home: 'relay' })
+    const program = this.sotto(['relay', '--port', '0', '--json', ...flags], {
+      home: 'relay',
+      // Its first scope is called after the person.
+      env: { USER: 'home' },
+    })
     const { port, url, apiKey, adminKey } = await program.event('listening')
     return { program, port, origin: url, apiKey, adminKey }
   }
