@@ -115,8 +115,10 @@ const DATAGRAMS: Row[] = [
   }),
   carried('datagrams are cut short', ['wireguard/forged', 'wireguard/malformed'], () => {
     let count = 0
-    return (datagrams) => [
-      datagrams.map((one) => ++count % 5 === 0 ? one.subarray(0, one.length - 16) : one),
+    // Those that carry something, to where it is counted what is dropped.
+    const cut = (one: Uint8Array): boolean => one[0] === 4 && one.length > 48 && ++count % 3 === 2
+    return (datagrams, { to }) => [
+      datagrams.map((one) => to === 'bob' && cut(one) ? one.subarray(0, one.length - 16) : one),
     ]
   }),
   carried('datagrams are made up, hundreds for each', ['wireguard/malformed'], () => {
