@@ -558,14 +558,14 @@ export class Relay implements MemberOwner {
     this.#draining = true
     this.ingress.drain()
     if (this.succeeded) sendOver(this.#hubs.values(), this)
-    const spreadMs = this.succeeded
-      ? Math.min(2 * this.links, SPREAD_MS_MAX / 2)
-      : 200 + Math.min(graceMs / 2, SPREAD_MS_MAX)
+    const [leastMs, spreadMs] = this.succeeded
+      ? [0, Math.min(2 * this.links, SPREAD_MS_MAX / 2)]
+      : [200, Math.min(graceMs / 2, SPREAD_MS_MAX)]
     for (const hub of this.#hubs.values()) {
       for (const member of hub.members()) {
         const [a, b] = this.crypto.randomBytes(2)
         const spread = (a! * 256 + b!) / 65_536
-        member.restarting(Math.round(spread * spreadMs), graceMs + 60_000)
+        member.restarting(Math.round(leastMs + spread * spreadMs), graceMs + 60_000)
       }
     }
     await new Promise<void>((resolve) => {
