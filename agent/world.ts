@@ -88,6 +88,11 @@ export interface Probes {
 export interface WireGuardHost {
   /** The module of `agent/wireguard-wasm/`. */
   module(): Promise<WebAssembly.Module>
+  /**
+   * `Net.connect` to a place that others name: an attempt that is given up is given up by the system as well, so
+   * that hosts which do not answer hold no more sockets than there are attempts.
+   */
+  dial(target: Target & { readonly timeoutMs?: number }): Promise<Conn>
   readonly bindUdp: BindUdp
   readonly ping: Pinger
   /**

@@ -11,12 +11,48 @@ import { openMembership } from '../wireguard/membership_control.ts'
 import type { MembershipControl } from '../wireguard/membership_control.ts'
 import { JoinedNetwork } from '../wireguard/joined_network.ts'
 import type { TunnelState } from '../wireguard/tunnel_client.ts'
-import type { Flag } from './page.ts'
+import { parseForward } from '../wireguard/port_forward.ts'
+import type { Forward } from '../wireguard/port_forward.ts'
+import { listOf } from './page.ts'
+import type { Flag, Given } from './page.ts'
 import { Screen, waitWords } from './screen.ts'
 
 export const RELAY_ONLY_FLAG: Flag = {
   name: 'relay-only',
   help: 'Never try UDP, also where the network can be reached so.',
+}
+
+export const FORWARD_FLAGS: readonly Flag[] = [
+  {
+    name: 'local',
+    short: 'L',
+    value: '[ADDRESS:]PORT:HOST:PORT',
+    many: true,
+    help: 'A TCP port of this machine onto a place of the network.',
+  },
+  {
+    name: 'udp',
+    short: 'U',
+    value: '[ADDRESS:]PORT:HOST:PORT',
+    many: true,
+    help: 'The same for UDP.',
+  },
+  {
+    name: 'reverse',
+    short: 'R',
+    value: 'PORT:HOST:PORT',
+    many: true,
+    help: 'A TCP port of our address in the network onto a place of this side.',
+  },
+]
+
+/** Throws `forward/…`. */
+export function readForwards(given: Given): Forward[] {
+  return [
+    ...listOf(given, 'local').map((words) => parseForward('tcp', words)),
+    ...listOf(given, 'udp').map((words) => parseForward('udp', words)),
+    ...listOf(given, 'reverse').map((words) => parseForward('reverse', words)),
+  ]
 }
 
 export interface NetworkChoice {

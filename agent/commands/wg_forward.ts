@@ -1,14 +1,14 @@
 /** `sotto wg forward`: fixed ports of this machine onto places of a private network, and the reverse. */
 import { asTunnelError, TunnelError } from '../../core/errors.ts'
-import { checkNetwork, inNetwork, stopped } from '../cli/network.ts'
-import { command, isSet, JSON_FLAG, listOf, RELAY_FLAGS } from '../cli/page.ts'
+import { checkNetwork, FORWARD_FLAGS, inNetwork, readForwards, stopped } from '../cli/network.ts'
+import { command, isSet, JSON_FLAG, RELAY_FLAGS } from '../cli/page.ts'
 import type { Given, Page } from '../cli/page.ts'
 import { RELAY_ONLY_FLAG } from '../cli/network.ts'
 import { readChoice } from '../cli/plan.ts'
 import { checkChoice } from '../join.ts'
 import type { RelayChoice } from '../join.ts'
 import { placeText } from '../wireguard/network.ts'
-import { openForwards, parseForward } from '../wireguard/port_forward.ts'
+import { openForwards } from '../wireguard/port_forward.ts'
 import type { Forward, OpenForward } from '../wireguard/port_forward.ts'
 import type { World } from '../world.ts'
 
@@ -27,27 +27,7 @@ const page: Page = {
     ],
   ],
   flags: [
-    {
-      name: 'local',
-      short: 'L',
-      value: '[ADDRESS:]PORT:HOST:PORT',
-      many: true,
-      help: 'A TCP port of this machine onto a place of the network.',
-    },
-    {
-      name: 'udp',
-      short: 'U',
-      value: '[ADDRESS:]PORT:HOST:PORT',
-      many: true,
-      help: 'The same for UDP.',
-    },
-    {
-      name: 'reverse',
-      short: 'R',
-      value: 'PORT:HOST:PORT',
-      many: true,
-      help: 'A TCP port of our address in the network onto a place of this side.',
-    },
+    ...FORWARD_FLAGS,
     RELAY_ONLY_FLAG,
     ...RELAY_FLAGS,
     JSON_FLAG,
@@ -66,11 +46,7 @@ interface ForwardOptions {
 function read(given: Given): ForwardOptions {
   return {
     name: given.args[0]!,
-    forwards: [
-      ...listOf(given, 'local').map((words) => parseForward('tcp', words)),
-      ...listOf(given, 'udp').map((words) => parseForward('udp', words)),
-      ...listOf(given, 'reverse').map((words) => parseForward('reverse', words)),
-    ],
+    forwards: readForwards(given),
     direct: !isSet(given, 'relay-only'),
     choice: readChoice(given),
     json: isSet(given, 'json'),

@@ -1,13 +1,13 @@
 /** `sotto wg up`: this end of any WireGuard server, by its file, as a proxy and forwards. No root, no TUN. */
 import { text } from '../../core/bytes.ts'
 import { asTunnelError, TunnelError } from '../../core/errors.ts'
-import { stopped } from '../cli/network.ts'
-import { command, isSet, JSON_FLAG, listOf, textOf } from '../cli/page.ts'
+import { FORWARD_FLAGS, readForwards, stopped } from '../cli/network.ts'
+import { command, isSet, JSON_FLAG, textOf } from '../cli/page.ts'
 import type { Given, Page } from '../cli/page.ts'
 import { Screen } from '../cli/screen.ts'
 import { placeText } from '../wireguard/network.ts'
 import type { Place } from '../wireguard/network.ts'
-import { openForwards, parseForward } from '../wireguard/port_forward.ts'
+import { openForwards } from '../wireguard/port_forward.ts'
 import type { Forward, OpenForward } from '../wireguard/port_forward.ts'
 import { checkListen, parseListen, ProxyServer } from '../wireguard/proxy_server.ts'
 import { parseQuickConfig } from '../wireguard/quick_config.ts'
@@ -33,27 +33,7 @@ const page: Page = {
       help: 'Where to take SOCKS5.',
     },
     { name: 'http', value: 'ADDRESS', help: 'Where to take HTTP CONNECT.' },
-    {
-      name: 'local',
-      short: 'L',
-      value: '[ADDRESS:]PORT:HOST:PORT',
-      many: true,
-      help: 'A TCP port of this machine onto a place of the network.',
-    },
-    {
-      name: 'udp',
-      short: 'U',
-      value: '[ADDRESS:]PORT:HOST:PORT',
-      many: true,
-      help: 'The same for UDP.',
-    },
-    {
-      name: 'reverse',
-      short: 'R',
-      value: 'PORT:HOST:PORT',
-      many: true,
-      help: 'A TCP port of our address in the network onto a place of this side.',
-    },
+    ...FORWARD_FLAGS,
     JSON_FLAG,
   ],
   more:
@@ -78,11 +58,7 @@ function read(given: Given): UpOptions {
     path: textOf(given, 'config') ?? '',
     listen: place('listen'),
     http: place('http'),
-    forwards: [
-      ...listOf(given, 'local').map((words) => parseForward('tcp', words)),
-      ...listOf(given, 'udp').map((words) => parseForward('udp', words)),
-      ...listOf(given, 'reverse').map((words) => parseForward('reverse', words)),
-    ],
+    forwards: readForwards(given),
     json: isSet(given, 'json'),
   }
 }

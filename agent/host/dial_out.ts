@@ -3,15 +3,13 @@
  * a callback socket's is not (it sends SYNs for two minutes more). So a stream socket connects, and where the runtime
  * lets it, the connection below it is taken over by callbacks, which carry bytes twice as fast.
  */
-import * as net from 'node:net'
+import type * as net from 'node:net'
 import { DuplexConn } from '../../core/duplex_conn.ts'
 import { nativeCallbacks, NativeConn } from '../../core/native_conn.ts'
 import type { NativeShape } from '../../core/native_conn.ts'
 import type { Conn } from '../../core/socket.ts'
 import type { Target } from '../world.ts'
-import { bareHost, connectError } from './tcp.ts'
-
-const CONNECT_MS = 10_000
+import { openStream } from './tcp.ts'
 
 interface Handle extends NativeShape {
   reload?(options: { socket: unknown }): void
@@ -19,32 +17,7 @@ interface Handle extends NativeShape {
 
 /** Throws as `Net.connect` does. */
 export function dialOut(target: Target & { timeoutMs?: number }): Promise<Conn> {
-  return new Promise((resolve, reject) => {
-    const timeoutMs = target.timeoutMs ?? CONNECT_MS
-    const socket = net.connect({
-      ...('path' in target
-        ? { path: target.path }
-        : { host: bareHost(target.host), port: target.port }),
-      allowHalfOpen: true,
-      noDelay: true,
-    })
-    const timer = setTimeout(() => fail({ code: 'ETIMEDOUT' }), timeoutMs)
-    function fail(error: unknown): void {
-      clearTimeout(timer)
-      socket.removeListener('connect', opened)
-      socket.on('error', () => {})
-      socket.destroy()
-      reject(connectError(target, error, timeoutMs))
-    }
-    function opened(): void {
-      clearTimeout(timer)
-      const conn = takeOver(socket) ?? new DuplexConn(socket)
-      socket.removeListener('error', fail)
-      resolve(conn)
-    }
-    socket.once('connect', opened)
-    socket.once('error', fail)
-  })
+  return openStream(target, (socket): Conn => takeOver(socket) ?? new DuplexConn(socket))
 }
 
 /** Undefined: this runtime's stream sockets have nothing below that could be taken. */

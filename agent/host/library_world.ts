@@ -70,6 +70,7 @@ function unsupported(): never {
 
 const NO_WIREGUARD: WireGuardHost = {
   module: unsupported,
+  dial: unsupported,
   bindUdp: unsupported,
   ping: unsupported,
   udpPath: unsupported,

@@ -67,6 +67,17 @@ export function connect(target: Target & { timeoutMs?: number }): Promise<Conn> 
 
 /** `Net.connectDuplex`. */
 export function connectDuplex(target: Target & { timeoutMs?: number }): Promise<CarrierConn> {
+  return openStream(target, (socket) => new DuplexConn(socket))
+}
+
+/**
+ * A connected stream socket, as `made` of it the moment that it is open. One that is given up is closed, its
+ * attempt with it. Throws as `Net.connect` does.
+ */
+export function openStream<T>(
+  target: Target & { timeoutMs?: number },
+  made: (socket: net.Socket) => T,
+): Promise<T> {
   return new Promise((resolve, reject) => {
     const timeoutMs = target.timeoutMs ?? CONNECT_MS
     const socket = net.connect({
@@ -85,7 +96,7 @@ export function connectDuplex(target: Target & { timeoutMs?: number }): Promise<
     }
     function opened(): void {
       clearTimeout(timer)
-      const conn = new DuplexConn(socket)
+      const conn = made(socket)
       socket.removeListener('error', fail)
       resolve(conn)
     }

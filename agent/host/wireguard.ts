@@ -2,6 +2,7 @@
 import { isTunnelError } from '../../core/errors.ts'
 import type { WireGuardHost } from '../world.ts'
 import { bindUdp } from './datagrams.ts'
+import { dialOut } from './dial_out.ts'
 import { hostPing } from './ping.ts'
 import { hostPrograms } from './programs.ts'
 
@@ -12,6 +13,7 @@ export const hostWireGuard: WireGuardHost = {
     compiled ??= (async () => (await import('./wireguard_module.ts')).compileModule())()
     return compiled
   },
+  dial: dialOut,
   bindUdp,
   ping: hostPing(hostPrograms),
   async udpPath({ port }) {

@@ -135,7 +135,12 @@ export class ServedNetwork {
     this.#events = events
     this.udpPort = udp?.port
     const policy = new ExitPolicy(options, () => ownAddresses(world))
-    const exit = new Exit({ net, clock, bindUdp: wireguard.bindUdp, ping: wireguard.ping }, policy)
+    const exit = new Exit({
+      net: { connect: (target) => wireguard.dial(target), lookup: (name) => net.lookup(name) },
+      clock,
+      bindUdp: wireguard.bindUdp,
+      ping: wireguard.ping,
+    }, policy)
     const gateway = this.#gateway = new Gateway({
       clock,
       exit,

@@ -227,7 +227,6 @@ export class MemberStage {
       ...world,
       net: {
         ...world.net,
-        connect: (target) => this.#dial(target as { host: string; port: number }),
         lookup: (name) => {
           const found = this.names.get(name)
           if (found) return Promise.resolve(found)
@@ -236,6 +235,7 @@ export class MemberStage {
       },
       wireguard: {
         ...world.wireguard,
+        dial: (target) => this.#dial(target as { host: string; port: number }),
         bindUdp: () => {
           let handler: DatagramHandler | undefined
           this.portsMost = Math.max(this.portsMost, ++this.portsOpen)

@@ -98,9 +98,9 @@ function officeWorld(
   return {
     ...world,
     clock: stage.clock,
-    net: {
-      ...world.net,
-      connect: (target) => {
+    wireguard: {
+      ...world.wireguard,
+      dial: (target) => {
         const { host, port } = target as { host: string; port: number }
         dialled.push(`${host} ${port}`)
         if (host !== HOST) {
