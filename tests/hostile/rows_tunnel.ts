@@ -107,10 +107,12 @@ const DATAGRAMS: Row[] = [
       return []
     }
   }),
-  carried('a bit of one datagram of five is turned', ['wireguard/forged'], () => {
+  carried('a bit of one datagram of three is turned', ['wireguard/forged'], () => {
     let count = 0
-    return (datagrams) => [
-      datagrams.map((one) => ++count % 5 === 0 ? flipped(one, -1) : one),
+    // Those that carry something, to where it is counted what is dropped.
+    const turn = (one: Uint8Array): boolean => one[0] === 4 && one.length > 48 && ++count % 3 === 2
+    return (datagrams, { to }) => [
+      datagrams.map((one) => to === 'bob' && turn(one) ? flipped(one, -1) : one),
     ]
   }),
   carried('datagrams are cut short', ['wireguard/forged', 'wireguard/malformed'], () => {
