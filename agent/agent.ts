@@ -43,6 +43,19 @@ export const SESSION_SUITES = [
   'Noise_IKhfs_25519+MLKEM768_ChaChaPoly_SHA256',
 ] as const
 
+/** A name of this agent on the relay, and whoever takes its visitors: a `Tunnel`, most of the time. */
+export interface Endpoint {
+  readonly options: Pick<Tunnel['options'], 'name' | 'kind' | 'mode'>
+  /** What is asked of the relay; docs/protocol.md, "Welcome and requests". */
+  claim(): object
+  claimed(reply: Record<string, unknown>): void
+  offered(offer: Offer): void
+  opened(stream: Stream): void
+  /** The way to the relay is dead: visitors on bulk links end here. */
+  cutBulk(): void
+  close(): void
+}
+
 export interface AgentOptions extends Omit<LinkPorts, 'open' | 'clock' | 'crypto'> {
   /** `ca`: the relay's certificate must verify; `admission`: its identity vouches for it. */
   trust?: 'ca' | 'admission'
@@ -61,18 +74,18 @@ export interface AgentOptions extends Omit<LinkPorts, 'open' | 'clock' | 'crypto
   onState?(state: UplinkState): void
   onNotice?(notice: { code: string; message: string }): void
   /** The relay took a tunnel's name. */
-  onClaimed?(tunnel: Tunnel): void
+  onClaimed?(tunnel: Endpoint): void
   /** It refused one; with this, what it refuses ends no link. */
-  onRefused?(tunnel: Tunnel, error: TunnelError): void
+  onRefused?(tunnel: Endpoint, error: TunnelError): void
 }
 
 export class Agent {
   readonly uplink: Uplink
   readonly #world: World
   readonly #options: AgentOptions
-  readonly #tunnels = new Map<string, Tunnel>()
+  readonly #tunnels = new Map<string, Endpoint>()
   /** Without a name any more: those who came still are there. */
-  readonly #leaving = new Set<Tunnel>()
+  readonly #leaving = new Set<Endpoint>()
   /** Names of this agent that are no tunnels: peers open sessions to them. */
   readonly #announced = new Set<string>()
   #pools: BulkPool[] = []
@@ -110,10 +123,6 @@ export class Agent {
     })
   }
 
-  get tunnels(): Iterable<Tunnel> {
-    return this.#tunnels.values()
-  }
-
   get bulkIdle(): number {
     return this.#pools.reduce((sum, pool) => sum + pool.idle, 0)
   }
@@ -122,14 +131,14 @@ export class Agent {
    * New visitors of its name come to this tunnel, from the next claim on. One that had the name keeps
    * the visitors that it has, until `forget`.
    */
-  add(tunnel: Tunnel): void {
+  add(tunnel: Endpoint): void {
     const before = this.#tunnels.get(tunnel.options.name)
     if (before && before !== tunnel) this.#leaving.add(before)
     this.#tunnels.set(tunnel.options.name, tunnel)
   }
 
   /** While the agent runs: adds them and claims their names, on this link if there is one, else on the next. */
-  async claim(tunnels: readonly Tunnel[]): Promise<void> {
+  async claim(tunnels: readonly Endpoint[]): Promise<void> {
     for (const tunnel of tunnels) this.add(tunnel)
     const { up } = this.uplink
     if (!up) return
@@ -139,7 +148,7 @@ export class Agent {
   }
 
   /** Gives the name back. Whoever came before stays, until `forget`. */
-  async release(tunnel: Tunnel): Promise<void> {
+  async release(tunnel: Endpoint): Promise<void> {
     const { name } = tunnel.options
     if (this.#tunnels.get(name) !== tunnel) return
     this.#tunnels.delete(name)
@@ -148,7 +157,7 @@ export class Agent {
   }
 
   /** Ends a tunnel that has no name any more, and the visitors that it still has. */
-  forget(tunnel: Tunnel): void {
+  forget(tunnel: Endpoint): void {
     this.#leaving.delete(tunnel)
     tunnel.close()
   }
@@ -199,14 +208,14 @@ export class Agent {
     this.#openPools(up)
   }
 
-  async #claimAll(tunnels: readonly Tunnel[]): Promise<void> {
+  async #claimAll(tunnels: readonly Endpoint[]): Promise<void> {
     for (let at = 0; at < tunnels.length; at += CLAIMS_MAX) {
       const some = tunnels.slice(at, at + CLAIMS_MAX)
       await Promise.all(some.map((tunnel) => this.#claim(tunnel)))
     }
   }
 
-  async #claim(tunnel: Tunnel): Promise<void> {
+  async #claim(tunnel: Endpoint): Promise<void> {
     const { onClaimed, onRefused } = this.#options
     try {
       tunnel.claimed(await this.uplink.request(tunnel.claim()))

@@ -2,7 +2,7 @@
  * One process of this identity that peers can reach and that reaches peers: the uplink, the links to
  * other stars, trust and sessions, wired together for the commands that need them.
  */
-import type { Agent } from './agent.ts'
+import type { Agent, AgentOptions } from './agent.ts'
 import { askStatements } from './enquiry.ts'
 import type { Joining } from './join.ts'
 import { isFinal, joinedAgent, linkPorts } from './joined_agent.ts'
@@ -32,6 +32,9 @@ export interface PresenceOptions {
   dropped?: PeerPorts['dropped']
   /** Streams of kind `pair`. */
   onPair?(stream: Stream): void
+  /** Endpoints of the agent that the relay took, or refused; with the latter, that ends no link. */
+  onClaimed?: AgentOptions['onClaimed']
+  onRefused?: AgentOptions['onRefused']
 }
 
 export class Presence {
@@ -84,6 +87,8 @@ export class Presence {
       },
       onState: state,
       ...(options.onNotice ? { onNotice: options.onNotice } : {}),
+      ...(options.onClaimed ? { onClaimed: options.onClaimed } : {}),
+      ...(options.onRefused ? { onRefused: options.onRefused } : {}),
     })
     const { uplink } = this.agent
     this.visits = new Visits({

@@ -9,7 +9,7 @@ import type { Timer } from '../core/clock.ts'
 import { equal } from '../core/bytes.ts'
 import { PASSPORT_CERTIFICATES_MAX } from '../core/passport.ts'
 import type { AcmeChoice } from './acme.ts'
-import type { Agent } from './agent.ts'
+import type { Agent, Endpoint } from './agent.ts'
 import { endpointCertificate } from './certificate.ts'
 import type { Certificate, CertificateSource } from './certificate.ts'
 import type { TunnelConfig } from './config.ts'
@@ -20,7 +20,6 @@ import type { Joining } from './join.ts'
 import { joinedAgent } from './joined_agent.ts'
 import { ServedTunnel } from './served_tunnel.ts'
 import type { TunnelState } from './served_tunnel.ts'
-import type { Tunnel } from './tunnel.ts'
 import type { UplinkState } from './uplink.ts'
 import type { World } from './world.ts'
 
@@ -70,7 +69,7 @@ export class TunnelSet {
   readonly #ports: TunnelSetPorts
   /** By what the file calls them. */
   readonly #served = new Map<string, ServedTunnel>()
-  readonly #byTunnel = new Map<Tunnel, ServedTunnel>()
+  readonly #byTunnel = new Map<Endpoint, ServedTunnel>()
   readonly #retries = new Map<ServedTunnel, Timer>()
   readonly #leaving = new Set<Leaving>()
   readonly #certificates = new Map<string, CertificateSource>()
@@ -260,7 +259,7 @@ export class TunnelSet {
     }
   }
 
-  #claimed(tunnel: Tunnel): void {
+  #claimed(tunnel: Endpoint): void {
     const served = this.#byTunnel.get(tunnel)
     if (!served) return
     this.#retries.get(served)?.cancel()

@@ -46,7 +46,7 @@ const page: Page = {
     {
       name: 'endpoint',
       value: 'HOST:PORT',
-      without: 'an address of this machine, and the UDP port that is served',
+      without: "the relay's UDP port, else one of this machine",
       help: 'Where the client reaches this machine by UDP.',
     },
     {
@@ -59,8 +59,8 @@ const page: Page = {
     JSON_FLAG,
   ],
   more:
-    `The network has to be served with --udp, on this machine. The configuration holds the client's key and is shown
-once: whoever has it is the client. To end it: sotto wg release NET CLIENT`,
+    `The network has to be served on this machine, with --udp or --public-udp. The configuration holds the client's
+key and is shown once: whoever has it is the client. To end it: sotto wg release NET CLIENT`,
 }
 
 interface ConfigOptions {
@@ -112,7 +112,7 @@ async function run(options: ConfigOptions, world: World): Promise<number> {
   const { crypto, terminal, clock } = world
   const profile = new Profile(world)
   const serving = await servingOf(world, profile, options.network)
-  const endpoint = options.endpoint ?? guessed(world, serving)
+  const { endpoint, isGuessed } = endpointOf(world, serving, options)
   const { public: identity32 } = await profile.identity()
   const server = await profile.wireguardKey(options.network)
   const leases = networkLeases(world, {
@@ -121,15 +121,14 @@ async function run(options: ConfigOptions, world: World): Promise<number> {
     name: options.network,
     subnet: serving['subnet'] as string | undefined,
   })
-  const lease = await leases.lease(stockClient(options.client))
   const privateKey = crypto.randomBytes(32)
   const presharedKey = crypto.randomBytes(32)
-  await new StockClients(world, profile, options.network).add({
+  const lease = await new StockClients(world, profile, options.network).add({
     name: options.client,
     key: toBase64(crypto.x25519Public(privateKey)),
     presharedKey: toBase64(presharedKey),
     sinceMs: clock.now(),
-  })
+  }, () => leases.lease(stockClient(options.client)))
   const routes = options.routes.length > 0
     ? options.routes
     : (serving['routes'] as string[]).map(parseRoute)
@@ -163,7 +162,7 @@ async function run(options: ConfigOptions, world: World): Promise<number> {
     const { lines } = await qrPicture(words, looksOf(world.env))
     terminal.stderr.write(`\n${lines.join('\n')}\n`)
   }
-  if (options.endpoint === undefined) {
+  if (isGuessed) {
     terminal.stderr.write(
       `\nThe client looks for this machine at ${placeText(endpoint)}: from elsewhere another ` +
         'address may lead here; name it by --endpoint\n',
@@ -175,22 +174,34 @@ async function run(options: ConfigOptions, world: World): Promise<number> {
 async function servingOf(world: World, profile: Profile, network: string): Promise<Line> {
   const found = (await askMemberships(world, profile))
     .find((line) => line['event'] === 'serving' && line['name'] === network)
-  if (found && typeof found['udp'] === 'number') return found
+  if (found && (typeof found['udp'] === 'number' || found['publicUdp'] !== undefined)) return found
   throw new TunnelError(
     'network/udp',
     `Cannot make a configuration for "${network}": ${
       found ? 'it is served without UDP' : 'it is not served on this machine now'
     }`,
-    { hint: `Start it by: sotto wg serve --name ${network} --udp 51820` },
+    {
+      hint:
+        `Start it with --udp 51820 where clients reach this machine, or with --public-udp 0 for ` +
+        `a UDP port of the relay: sotto wg serve --name ${network} ...`,
+    },
   )
 }
 
-/** The first address of this machine that others may reach. */
-function guessed({ probes }: World, serving: Line): Place {
+/** What was asked for, the relay's port, or the first address of this machine that others may reach. */
+function endpointOf(
+  { probes }: World,
+  serving: Line,
+  { endpoint }: ConfigOptions,
+): { endpoint: Place; isGuessed: boolean } {
+  const open = serving['publicUdp'] as string | undefined
+  const known = endpoint ?? (open === undefined ? undefined : readEndpoint(open))
+  if (known) return { endpoint: known, isGuessed: false }
   const found = probes.interfaces().find(({ internal, family, address }) =>
     !internal && family === 4 && !address.startsWith('169.254.')
   )
-  return { host: found?.address ?? '127.0.0.1', port: Number(serving['udp']) }
+  const host = found?.address ?? '127.0.0.1'
+  return { endpoint: { host, port: Number(serving['udp']) }, isGuessed: true }
 }
 
 export const configWg = command({ page, read, check, run })

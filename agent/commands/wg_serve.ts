@@ -18,13 +18,17 @@ import { Screen } from '../cli/screen.ts'
 import { checkChoice, join } from '../join.ts'
 import type { RelayChoice } from '../join.ts'
 import { Presence } from '../presence.ts'
+import { placeText } from '../wireguard/network.ts'
 import { parseRoute, routeText } from '../wireguard/exit_policy.ts'
 import { openServing } from '../wireguard/membership_control.ts'
 import type { Line, MembershipControl } from '../wireguard/membership_control.ts'
+import { NETWORK_NAME_LETTERS_MAX, PUBLIC_PATH } from '../wireguard/public_port.ts'
+import { RELAY_PATH } from '../wireguard/relay_path.ts'
 import { ServedNetwork } from '../wireguard/served_network.ts'
 import type { ServedOptions } from '../wireguard/served_network.ts'
 import { TUNNEL_SERVICE } from '../wireguard/tunnel_server.ts'
 import type { Member } from '../wireguard/tunnel_server.ts'
+import type { Endpoint } from '../wireguard-wasm/address.ts'
 import type { World } from '../world.ts'
 
 const page: Page = {
@@ -38,6 +42,10 @@ const page: Page = {
     [
       'sotto wg serve --name office --route 192.168.1.0/24 --udp 51820',
       'Reached directly as well where UDP comes through, also by stock clients of WireGuard.',
+    ],
+    [
+      'sotto wg serve --name office --route 192.168.1.0/24 --public-udp 0',
+      'Stock clients come by a UDP port of the relay, which sees sealed packets.',
     ],
   ],
   flags: [
@@ -62,6 +70,12 @@ const page: Page = {
       value: 'PORT',
       without: 'the relay carries all',
       help: 'Take WireGuard at this UDP port too; 0 takes a free one.',
+    },
+    {
+      name: 'public-udp',
+      value: 'PORT',
+      without: 'stock clients need --udp',
+      help: "Open this UDP port of the relay, for stock clients; 0 is any of the relay's.",
     },
     {
       name: 'subnet',
@@ -100,6 +114,7 @@ function read(given: Given): ServeOptions {
     dns: isSet(given, 'dns'),
     peers: listOf(given, 'peer'),
     udpPort: numberOf(given, 'udp', { min: 0, max: 65_535 }),
+    publicPort: numberOf(given, 'public-udp', { min: 0, max: 65_535 }),
     subnet: textOf(given, 'subnet'),
     loopback: isSet(given, 'allow-loopback'),
     linkLocal: isSet(given, 'allow-link-local'),
@@ -113,7 +128,7 @@ function read(given: Given): ServeOptions {
 const PRIVATE = ['100.64.0.0/10', '10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16']
   .map((one) => parseNetwork(one)!)
 
-function check({ name, subnet, peers, choice }: ServeOptions): void {
+function check({ name, subnet, peers, choice, publicPort }: ServeOptions): void {
   checkChoice(choice)
   if (name === '') {
     throw new TunnelError('cli/usage', 'Cannot serve a network without a name', {
@@ -121,6 +136,13 @@ function check({ name, subnet, peers, choice }: ServeOptions): void {
     })
   }
   checkName(name)
+  if (publicPort !== undefined && name.length > NETWORK_NAME_LETTERS_MAX) {
+    throw new TunnelError(
+      'cli/name',
+      `Cannot open a UDP port of the relay for "${name}": its name there would be too long`,
+      { hint: `Choose a name of at most ${NETWORK_NAME_LETTERS_MAX} letters.` },
+    )
+  }
   for (const peer of peers) checkPeer(peer)
   if (subnet !== undefined) checkSubnet(subnet, parseRoute(subnet))
 }
@@ -149,6 +171,9 @@ class Serving {
   readonly #options: ServeOptions
   readonly #screen: Screen
   #network: ServedNetwork | undefined
+  /** Where stock clients were told to look, and why the relay opens that port no more. */
+  #place: string | undefined
+  #refusal: TunnelError | undefined
 
   constructor(world: World, options: ServeOptions) {
     this.#world = world
@@ -177,6 +202,8 @@ class Serving {
         onState: (state) =>
           state.kind === 'refused' ? failed.reject(state.error) : watch.state(state),
         onNotice: ({ message }) => screen.tell(`the relay says: ${message}`),
+        onClaimed: () => this.#claimed(),
+        onRefused: (_, error) => this.#unclaimed(error),
         refused: ({ service, peer }) => {
           if (service === TUNNEL_SERVICE) this.#knocked(peer)
         },
@@ -198,6 +225,11 @@ class Serving {
       const up = async (): Promise<void> => {
         await presence!.ready()
         await presence!.agent.announce(name)
+        const { publicPort } = this.#network!
+        if (publicPort) {
+          await presence!.agent.claim([publicPort])
+          if (this.#refusal) throw this.#refusal
+        }
         this.#show(presence!, identity32)
       }
       const stop = stopped(this.#world)
@@ -213,6 +245,28 @@ class Serving {
     await control.close()
     await presence?.end()
     this.#screen.close()
+  }
+
+  /** Also on each later link; configurations that were printed hold the port that was there first. */
+  #claimed(): void {
+    const { place } = this.#network!.publicPort!
+    const found = placeText(place!)
+    this.#refusal = undefined
+    if (this.#place !== undefined && this.#place !== found) {
+      this.#screen.tell(`the relay's UDP port is another one now: ${found}, was ${this.#place}`, {
+        hint: 'Stock clients need the new one as Endpoint; --public-udp PORT asks for a fixed one.',
+        event: 'public-udp',
+        fields: { publicUdp: found, was: this.#place },
+        again: true,
+      })
+    }
+    this.#place = found
+  }
+
+  /** The network goes on for its members. */
+  #unclaimed(error: TunnelError): void {
+    this.#refusal = error
+    if (this.#place !== undefined) this.#screen.trouble(error)
   }
 
   #show(presence: Presence, identity: Uint8Array): void {
@@ -241,6 +295,12 @@ class Serving {
         line: `names       ${dns ? 'answered' : 'not answered'}`,
       },
       ...(udp === undefined ? [] : [{ name: 'udp', value: udp, line: `UDP port    ${udp}` }]),
+      ...(this.#place === undefined ? [] : [{
+        name: 'publicUdp',
+        value: this.#place,
+        line:
+          `stock       ${this.#place}, a UDP port of the relay: sotto wg config ${name} --new NAME`,
+      }]),
     ])
   }
 
@@ -290,10 +350,7 @@ class Serving {
       event: 'member',
       network: name,
       ...fields,
-      path: stats.endpoint &&
-        (stats.endpoint.path === 0
-          ? `udp ${stats.endpoint.host} port ${stats.endpoint.port}`
-          : 'relay'),
+      path: stats.endpoint && pathWords(stats.endpoint),
       received: stats.receivedBytes,
       sent: stats.sentBytes,
       handshake: stats.lastHandshakeMs,
@@ -305,6 +362,7 @@ class Serving {
         name,
         routes: routes.map(routeText),
         udp: network.udpPort,
+        publicUdp: this.#place,
         dns,
         subnet,
         ...network.counts,
@@ -320,6 +378,11 @@ class Serving {
       ),
     ]
   }
+}
+
+function pathWords({ path, host, port }: Endpoint): string {
+  if (path === RELAY_PATH) return 'relay'
+  return `${path === PUBLIC_PATH ? 'relay udp' : 'udp'} ${host} port ${port}`
 }
 
 export const serveWg = command({ page, read, check, run })

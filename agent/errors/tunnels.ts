@@ -77,8 +77,8 @@ export const TUNNELS: ErrorTable = {
       ],
       udp: [
         'Stock clients need a UDP port, and the network has none.',
-        'It is not served on this machine now, or without --udp.',
-        'Serve it here with --udp, and make the configuration then.',
+        'It is not served on this machine now, or without --udp and --public-udp.',
+        'Serve it here with one of them, and make the configuration then.',
         'sotto wg serve --help',
       ],
       version: [

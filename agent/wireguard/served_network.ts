@@ -20,6 +20,7 @@ import type { GatewayMember } from './gateway.ts'
 import { Leases, namedSubnet } from './leases.ts'
 import type { Lease as StoredLease } from './leases.ts'
 import type { PeerTable, TablePeer } from './peer_table.ts'
+import { PUBLIC_PATH, PublicPort } from './public_port.ts'
 import { RELAY_PATH, RelayPath, UDP_PATH } from './relay_path.ts'
 import { StockClients } from './stock_clients.ts'
 import { TunnelServer } from './tunnel_server.ts'
@@ -41,6 +42,8 @@ export interface ServedOptions {
   /** Of those whom the rules let in, these names, KEYs and fingerprints alone; none: all of them. */
   peers: readonly string[]
   udpPort: number | undefined
+  /** A UDP port of the relay, for stock clients; 0 is any. */
+  publicPort?: number | undefined
   subnet: string | undefined
   loopback: boolean
   linkLocal: boolean
@@ -67,6 +70,8 @@ export class ServedNetwork {
   readonly server: TunnelServer
   readonly tunnel: Tunnel
   readonly udpPort: number | undefined
+  /** For the agent to claim. */
+  readonly publicPort: PublicPort | undefined
   readonly #world: World
   readonly #options: ServedOptions
   readonly #gateway: Gateway
@@ -134,6 +139,9 @@ export class ServedNetwork {
     this.#udp = udp
     this.#events = events
     this.udpPort = udp?.port
+    this.publicPort = options.publicPort === undefined
+      ? undefined
+      : new PublicPort(options.name, options.publicPort)
     const policy = new ExitPolicy(options, () => ownAddresses(world))
     const exit = new Exit({
       net: { connect: (target) => wireguard.dial(target), lookup: (name) => net.lookup(name) },
@@ -165,6 +173,7 @@ export class ServedNetwork {
     this.#channels = new RelayPath()
     this.tunnel.addPath(RELAY_PATH, this.#channels)
     if (udp) this.tunnel.addPath(UDP_PATH, udp)
+    if (this.publicPort) this.tunnel.addPath(PUBLIC_PATH, this.publicPort)
     this.#table = tableOf(this.tunnel)
     this.server = new TunnelServer({
       clock,
@@ -223,6 +232,7 @@ export class ServedNetwork {
     this.#gateway.close()
     this.tunnel.close()
     this.#channels.close()
+    this.publicPort?.close()
     this.#udp?.close()
   }
 
@@ -234,7 +244,8 @@ export class ServedNetwork {
   }
 
   get #mtu(): number {
-    return this.#options.udpPort === undefined ? RELAY_MTU : DIRECT_MTU
+    const { udpPort, publicPort } = this.#options
+    return udpPort === undefined && publicPort === undefined ? RELAY_MTU : DIRECT_MTU
   }
 
   async #lease(

@@ -52,9 +52,13 @@ export class StockClients {
     })
   }
 
-  /** Throws `stock/taken`, `stock/full`. */
-  async add(entry: StockClientEntry): Promise<void> {
-    await this.#change((clients) => {
+  /**
+   * `lease` gets it an address, once it is known that there is room; where that fails nothing is kept. Throws
+   * `stock/taken`, `stock/full`, and what `lease` throws.
+   */
+  async add<T>(entry: StockClientEntry, lease: () => Promise<T>): Promise<T> {
+    let leased!: T
+    await this.#change(async (clients) => {
       if (clients.some(({ name }) => name === entry.name)) {
         const hint =
           `Choose another name, or release it: sotto wg release ${this.#network} ${entry.name}`
@@ -67,8 +71,10 @@ export class StockClients {
       if (clients.length >= CLIENTS_MAX) {
         throw new TunnelError('stock/full', `Cannot make a client: found ${CLIENTS_MAX} already`)
       }
+      leased = await lease()
       return [...clients, entry]
     })
+    return leased
   }
 
   /** False: there was none. */
@@ -81,9 +87,11 @@ export class StockClients {
     return found
   }
 
-  async #change(edit: (clients: StockClientEntry[]) => StockClientEntry[]): Promise<void> {
+  async #change(
+    edit: (clients: StockClientEntry[]) => StockClientEntry[] | Promise<StockClientEntry[]>,
+  ): Promise<void> {
     await this.#profile.locked(`wireguard-${this.#network}`, async () => {
-      const clients = edit(await this.list())
+      const clients = await edit(await this.list())
       const words = JSON.stringify({ version: 1, clients }, undefined, 1)
       await this.#world.files.write(this.path, utf8(`${words}\n`))
     })

@@ -178,7 +178,8 @@ export class MemberStage {
   async #client(name: string): Promise<Client> {
     const [privateKey, presharedKey] = [fast.randomBytes(32), fast.randomBytes(32)]
     const key = toBase64(fast.x25519Public(privateKey))
-    await this.#stock.add({ name, key, presharedKey: toBase64(presharedKey), sinceMs: 0 })
+    const entry = { name, key, presharedKey: toBase64(presharedKey), sinceMs: 0 }
+    await this.#stock.add(entry, () => Promise.resolve())
     await this.served.refresh()
     const { lease } = this.served.stockMembers.find((one) => one.name === name)!
     return { address: lease.four, address6: lease.six, privateKey, presharedKey }

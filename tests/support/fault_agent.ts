@@ -38,6 +38,7 @@ async function main(plan: AgentPlan): Promise<void> {
   const seed = plan.seed === undefined ? crypto.randomBytes(32) : fromHex(plan.seed)
   const certificate = await makeCertificate(world, { name: 'tunnel.test', use: 'server' })
   const { fingerprint } = world.tls.inspect(certificate)
+  const tunnels: Tunnel[] = []
   const agent: Agent = new Agent(world, {
     identity: { seed, public: crypto.ed25519Public(seed) },
     relay: new URL(plan.relay),
@@ -50,7 +51,7 @@ async function main(plan: AgentPlan): Promise<void> {
     certificates: () => Promise.resolve([fingerprint]),
     onState: (state) => {
       if (state.kind === 'up') {
-        say('up', { places: [...agent.tunnels].map(({ place }) => place) })
+        say('up', { places: tunnels.map(({ place }) => place) })
       } else if (state.kind === 'down') {
         say('down', { reason: state.reason, retryInMs: state.retryInMs })
       } else if (state.kind === 'refused') say('refused', state.error.toJSON())
@@ -58,18 +59,18 @@ async function main(plan: AgentPlan): Promise<void> {
     onNotice: (notice) => say('notice', notice),
   })
   for (const { name, upstream, kind = 'http', mode = 'verified', port = 0 } of plan.tunnels) {
-    agent.add(
-      new Tunnel(world, {
-        name,
-        kind,
-        mode,
-        port,
-        upstream: parseUpstream(upstream),
-        identity: () => certificate,
-        ...(kind === 'http' ? { alpn: ['http/1.1'] } : {}),
-        onTrouble: (error) => say('trouble', error.toJSON()),
-      }),
-    )
+    const tunnel = new Tunnel(world, {
+      name,
+      kind,
+      mode,
+      port,
+      upstream: parseUpstream(upstream),
+      identity: () => certificate,
+      ...(kind === 'http' ? { alpn: ['http/1.1'] } : {}),
+      onTrouble: (error) => say('trouble', error.toJSON()),
+    })
+    tunnels.push(tunnel)
+    agent.add(tunnel)
   }
   agent.start()
   createInterface({ input: process.stdin }).on('line', (line) => {
@@ -77,7 +78,7 @@ async function main(plan: AgentPlan): Promise<void> {
     if (order.do === 'jump') jumpMs += order.ms ?? 0
     else if (order.do === 'counts') {
       Bun.gc(true)
-      const visitors = [...agent.tunnels].reduce((sum, { counts }) => sum + counts.visitors, 0)
+      const visitors = tunnels.reduce((sum, { counts }) => sum + counts.visitors, 0)
       say('counts', { visitors, bulkIdle: agent.bulkIdle })
     }
   }).on('close', () => process.exit(0))
