@@ -13,6 +13,7 @@ import { utf8 } from '../../core/bytes.ts'
 import { memoryConns } from '../../core/socket.ts'
 import { Collector } from '../support/agent_world.ts'
 import { Place } from '../support/cli.ts'
+import { freePort } from '../support/port.ts'
 
 const test = suite('agent/demo')
 let place: Place
@@ -37,12 +38,6 @@ async function occupied(): Promise<{ port: number; free(): Promise<void> }> {
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   const { port } = server.address() as AddressInfo
   return { port, free: () => new Promise((resolve) => server.close(() => resolve())) }
-}
-
-async function freePort(): Promise<number> {
-  const { port, free } = await occupied()
-  await free()
-  return port
 }
 
 test('the curl line that is shown works, and shows both sides of this very connection', async () => {

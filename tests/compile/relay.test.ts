@@ -11,7 +11,8 @@ import { mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { buildRelay } from '../../compile/relay.ts'
 import type { RelayBundle } from '../../compile/relay.ts'
-import { E2eWorld, freePort, ROOT } from '../support/world.ts'
+import { freePort } from '../support/port.ts'
+import { E2eWorld, ROOT } from '../support/world.ts'
 import type { Program } from '../support/world.ts'
 
 const BIN = join(ROOT, 'node_modules', '.bin')

@@ -11,7 +11,8 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { BUN, E2eWorld, freePort } from '../support/world.ts'
+import { freePort } from '../support/port.ts'
+import { BUN, E2eWorld } from '../support/world.ts'
 import type { CommandOptions, CommandResult, Line, Program, Relay } from '../support/world.ts'
 
 const MESSAGE_BYTES = 16_777_216

@@ -23,7 +23,8 @@ import { startAcmeProxy } from '../support/acme_proxy.ts'
 import { openBrowser } from '../support/browser.ts'
 import { startPebble } from '../support/pebble.ts'
 import type { Pebble, PebbleOptions } from '../support/pebble.ts'
-import { E2eWorld, freePort } from '../support/world.ts'
+import { freePort } from '../support/port.ts'
+import { E2eWorld } from '../support/world.ts'
 import type { Line, Program, Relay } from '../support/world.ts'
 
 const test = suite('e2e/acme')

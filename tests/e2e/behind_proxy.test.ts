@@ -19,7 +19,8 @@ import { fast } from '../support/crypto.ts'
 import { blockOf } from '../support/document.ts'
 import { startNode } from '../support/relays.ts'
 import type { RelayProcess } from '../support/relays.ts'
-import { E2eWorld, freePort } from '../support/world.ts'
+import { freePort } from '../support/port.ts'
+import { E2eWorld } from '../support/world.ts'
 import type { Program, Relay } from '../support/world.ts'
 
 const BURST = 5

@@ -11,7 +11,8 @@ import { createServer as createTlsServer, rootCertificates } from 'node:tls'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { BUN, E2eWorld, freePort, ROOT } from '../support/world.ts'
+import { freePort } from '../support/port.ts'
+import { BUN, E2eWorld, ROOT } from '../support/world.ts'
 import type { Relay } from '../support/world.ts'
 
 const NODE = join(ROOT, 'node_modules', '.bin', 'node')

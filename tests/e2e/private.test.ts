@@ -12,7 +12,8 @@ import { chmodSync, copyFileSync, mkdirSync, writeFileSync } from 'node:fs'
 import { connect, createServer } from 'node:net'
 import type { AddressInfo } from 'node:net'
 import { createServer as createTlsServer } from 'node:tls'
-import { E2eWorld, freePort } from '../support/world.ts'
+import { freePort } from '../support/port.ts'
+import { E2eWorld } from '../support/world.ts'
 import type { CommandResult, Line, Program, Relay } from '../support/world.ts'
 
 /** The agent looks at its pins at least every 2 s, and then asks the relay. */

@@ -11,7 +11,8 @@ import type { Socket as UdpSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { connect, createServer } from 'node:net'
 import type { AddressInfo, Server } from 'node:net'
-import { E2eWorld, freePort } from '../support/world.ts'
+import { freePort } from '../support/port.ts'
+import { E2eWorld } from '../support/world.ts'
 import type { Relay } from '../support/world.ts'
 
 const BULK_BYTES = 32 * 2 ** 20

@@ -14,7 +14,8 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { startPebble } from '../support/pebble.ts'
 import type { Pebble, PebbleOptions } from '../support/pebble.ts'
-import { E2eWorld, freePort } from '../support/world.ts'
+import { freePort } from '../support/port.ts'
+import { E2eWorld } from '../support/world.ts'
 import type { Program, Relay } from '../support/world.ts'
 
 const test = suite('e2e/relay_acme')

@@ -9,7 +9,8 @@ import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { CutProxy } from '../support/cut_proxy.ts'
-import { BUN, E2eWorld, freePort, ROOT } from '../support/world.ts'
+import { freePort } from '../support/port.ts'
+import { BUN, E2eWorld, ROOT } from '../support/world.ts'
 import type { Program } from '../support/world.ts'
 
 const NODE = join(ROOT, 'node_modules', '.bin', 'node')

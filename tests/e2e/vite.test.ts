@@ -11,7 +11,8 @@ import * as assert from 'uvu/assert'
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { openBrowser, spkiOf } from '../support/browser.ts'
-import { E2eWorld, freePort, ROOT } from '../support/world.ts'
+import { freePort } from '../support/port.ts'
+import { E2eWorld, ROOT } from '../support/world.ts'
 import type { Program, Relay } from '../support/world.ts'
 
 const NODE = join(ROOT, 'node_modules', '.bin', 'node')

@@ -6,10 +6,9 @@ import { spawn, spawnSync } from 'node:child_process'
 import type { ChildProcess } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import * as https from 'node:https'
-import { createServer } from 'node:net'
-import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { freePorts } from './port.ts'
 
 const START_MS_MAX = 20_000
 const OUTPUT_LENGTH_MAX = 400_000
@@ -242,19 +241,4 @@ function serverPair(cert: string, key: string): void {
     ...['-addext', 'subjectAltName=DNS:localhost,IP:127.0.0.1'],
   ])
   if (made.status !== 0) throw new Error(`openssl failed: ${made.stderr}`)
-}
-
-/** Ports that were free a moment ago, all at once so that none comes twice. */
-async function freePorts(count: number): Promise<number[]> {
-  const servers = Array.from({ length: count }, () => createServer())
-  await Promise.all(
-    servers.map((server) =>
-      new Promise<void>((resolve) => server.listen(0, '127.0.0.1', () => resolve()))
-    ),
-  )
-  const ports = servers.map((server) => (server.address() as AddressInfo).port)
-  await Promise.all(
-    servers.map((server) => new Promise<void>((resolve) => server.close(() => resolve()))),
-  )
-  return ports
 }
