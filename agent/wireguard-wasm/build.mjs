@@ -5,30 +5,17 @@
 // apt-get install rustc-web rust-web-src cargo-web lld-19
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { toolchain } from './toolchain.mjs'
 import { vendor } from './vendor.mjs'
 
 const here = dirname(fileURLToPath(import.meta.url))
 const target = join(here, 'target')
 
-function tool(variable, candidates) {
-  const found = process.env[variable] ?? candidates.find((path) => existsSync(path))
-  if (!found) {
-    console.error(
-      `Cannot build wireguard.wasm: found none of ${candidates.join(', ')}; set ${variable}`,
-    )
-    process.exit(2)
-  }
-  return found
-}
-
-// Debian's tools by full name: shims of rustup may come first in PATH, and have no core to build.
-const rustc = tool('RUSTC', ['/usr/bin/rustc'])
-const cargo = tool('CARGO', ['/usr/share/cargo/bin/cargo', '/usr/bin/cargo'])
-const linker = tool('WASM_LD', ['/usr/bin/wasm-ld-19', '/usr/bin/wasm-ld'])
+const { rustc, cargo, linker } = toolchain()
 const say = (command, ...flags) => execFileSync(command, flags, { encoding: 'utf8' }).trim()
 const sysroot = say(rustc, '--print', 'sysroot')
 const cargoHome = process.env.CARGO_HOME ?? join(homedir(), '.cargo')

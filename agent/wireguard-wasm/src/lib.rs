@@ -7,8 +7,13 @@
 //! WebAssembly shows to its host; ABI.md describes each export.
 #![no_std]
 #![deny(unsafe_op_in_unsafe_fn)]
+#![cfg_attr(feature = "wasm-tests", feature(test))]
 
 extern crate alloc;
+#[cfg(feature = "wasm-tests")]
+extern crate std;
+#[cfg(feature = "wasm-tests")]
+extern crate test;
 
 pub mod device;
 pub mod stack;
@@ -17,5 +22,7 @@ pub mod stack_abi;
 pub mod tunnel;
 #[cfg(target_arch = "wasm32")]
 pub mod device_abi;
-#[cfg(target_arch = "wasm32")]
+#[cfg(feature = "wasm-tests")]
+pub mod test_runner;
+#[cfg(all(target_arch = "wasm32", not(feature = "wasm-tests")))]
 mod wasm;

@@ -909,6 +909,32 @@ fn r10_without_entropy_no_handshake_is_made() {
     assert_eq!(device.poll(now, &mut slot).unwrap().len, 148);
 }
 
+/// A device that comes up again with its keys alone counts from 0 again, so that the keys must be new.
+#[test]
+fn r10_after_a_restart_nonces_begin_anew_under_new_keys() {
+    let mut pair = connected();
+    let mut seen = std::collections::HashSet::new();
+    let first = pair.a.send(pair.now, pair.b.ip, 100).unwrap();
+    seen.insert((first[4..8].to_vec(), first[16..].to_vec()));
+    for life in 1..20u8 {
+        let mut again = node(1);
+        again.device = Device::new(&again.private);
+        again.device.feed_entropy(&[life; 8192]);
+        again.know(pair.now, &pair.b, true);
+        pair.a = again;
+        pair.pass(6_000);
+        pair.a.device.connect(pair.now, 0);
+        assert_eq!(pair.exchange(), vec![1, 2, KEEPALIVE], "life {life}");
+        let sealed = pair.a.send(pair.now, pair.b.ip, 100).unwrap();
+        assert_eq!(sealed[8..16], first[8..16], "the same counter");
+        assert!(seen.insert((sealed[4..8].to_vec(), sealed[16..].to_vec())), "life {life}");
+        assert!(seen.iter().filter(|(_, text)| *text == sealed[16..]).count() == 1);
+        assert!(is_packet(pair.b.receive(pair.now, &pair.a.at, &sealed)));
+    }
+    let stale = pair.b.receive(pair.now, &pair.a.at, &first);
+    assert!(matches!(stale, Event::Dropped(_)), "a session of the first life has ended");
+}
+
 // 11. Settings change live.
 
 #[test]

@@ -128,6 +128,29 @@ fn replay_edges() {
     }
 }
 
+/// The loops that the kernel's self test of counters takes: the whole window, from each side.
+#[test]
+fn replay_loops() {
+    fn check(run: impl Iterator<Item = u64>, rest: &[(u64, bool)]) {
+        let mut window = Replay::default();
+        let mut expect = |counter: u64, fresh: bool| {
+            assert_eq!(window.accept(counter, u64::MAX), fresh, "{counter} then {rest:?}");
+        };
+        for counter in run {
+            expect(counter, true);
+        }
+        for &(counter, fresh) in rest {
+            expect(counter, fresh);
+        }
+    }
+    check(1..=WINDOW, &[(0, true), (0, false)]);
+    check(2..=WINDOW + 1, &[(1, true), (0, false)]);
+    check((0..=WINDOW).rev(), &[(0, false)]);
+    check((1..=WINDOW + 1).rev(), &[(0, false)]);
+    check((1..=WINDOW).rev(), &[(WINDOW + 1, true), (0, false)]);
+    check((1..=WINDOW).rev(), &[(0, true), (WINDOW + 1, true)]);
+}
+
 #[test]
 fn index_table_agrees_with_a_map() {
     let mut dice = Dice(5);
