@@ -6,7 +6,9 @@
  *
  * A suite may say on one of its first lines: `// runtimes: bun node deno` (default: all three for
  * core, Bun for the rest), `// seconds: 300` (wall clock limit, default 120), `// alone` (nothing
- * runs beside it), `// needs: chromium nft root` (programs, or root).
+ * runs beside it), `// needs: chromium nft root` (programs, or root), `// wants: go` (the same, of what no package
+ * of the distribution brings: without it the suite is named and not run, also in CI). A suite that wants something
+ * may find that it is of no use: it says `not run: REASON` and runs no test.
  */
 import { spawn, spawnSync } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
@@ -21,6 +23,7 @@ interface Job {
   seconds: number
   alone: boolean
   needs: string[]
+  wants: string[]
 }
 
 interface Outcome {
@@ -31,6 +34,8 @@ interface Outcome {
   ms: number
   output: string
   problem?: string
+  /** Why it ran nothing, which is no failure. */
+  notRun?: string
 }
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
@@ -66,6 +71,7 @@ function jobs(file: string): Job[] {
     seconds,
     alone,
     needs: said('needs') ?? [],
+    wants: said('wants') ?? [],
   }))
 }
 
@@ -127,8 +133,11 @@ function run(job: Job): Promise<Outcome> {
       }
       if (late) outcome.problem = `not done after ${job.seconds} s`
       else if (code !== 0) outcome.problem = `exit code ${code}`
-      else if (total === 0) outcome.problem = 'ran no test: is .run() missing?'
-      else if (passed !== total) outcome.problem = `${total - passed} failed`
+      else if (total === 0) {
+        const [, reason] = job.wants.length > 0 ? /^not run: (.+)$/m.exec(output) ?? [] : []
+        if (reason === undefined) outcome.problem = 'ran no test: is .run() missing?'
+        else outcome.notRun = reason
+      } else if (passed !== total) outcome.problem = `${total - passed} failed`
       else if (outcome.skipped > 0) {
         outcome.problem = `${outcome.skipped} skipped: a skip hides a gap`
       }
@@ -150,12 +159,14 @@ async function main(): Promise<number> {
   let passed = 0
   let failed = 0
   const left: string[] = []
+  const unwanted: string[] = []
   let stop = false
   const started = performance.now()
   function report(outcome: Outcome): void {
     passed += outcome.passed
     failed += outcome.failed
     const { job } = outcome
+    if (outcome.notRun !== undefined) return void unwanted.push(`${job.file}: ${outcome.notRun}`)
     const line = `${job.file.replace(/^tests\//, '').replace(/\.test\.ts$/, '').padEnd(34)} ${
       job.runtime.padEnd(5)
     } ${String(outcome.passed).padStart(4)} tests ${(outcome.ms / 1000).toFixed(1).padStart(6)} s`
@@ -164,24 +175,26 @@ async function main(): Promise<number> {
     console.log(`  FAIL ${line}  ${outcome.problem}\n${outcome.output}`)
     if (!keepGoing) stop = true
   }
+  function isAbsent({ file, needs, wants }: Job): boolean {
+    const [absent, lacking] = [missing(needs), missing(wants)]
+    if (absent.length > 0) left.push(`${file}: needs ${absent.join(', ')}`)
+    else if (lacking.length > 0) unwanted.push(`${file}: wants ${lacking.join(', ')}`)
+    return absent.length + lacking.length > 0
+  }
   async function worker(): Promise<void> {
     for (;;) {
       const job = stop ? undefined : queue[0]
       if (!job || job.alone) return
       queue.shift()
-      const absent = missing(job.needs)
-      if (absent.length > 0) left.push(`${job.file}: needs ${absent.join(', ')}`)
-      else report(await run(job))
+      if (!isAbsent(job)) report(await run(job))
     }
   }
   await Promise.all(Array.from({ length: AT_ONCE }, worker))
   for (const job of queue) {
     if (stop) break
-    const absent = missing(job.needs)
-    if (absent.length > 0) left.push(`${job.file}: needs ${absent.join(', ')}`)
-    else report(await run(job))
+    if (!isAbsent(job)) report(await run(job))
   }
-  for (const line of left) console.log(`  not run  ${line}`)
+  for (const line of [...left, ...unwanted]) console.log(`  not run  ${line}`)
   if (left.length > 0 && process.env['CI']) {
     console.log('In CI every suite runs: what is missing above is a failure.')
     failed += left.length

@@ -3,10 +3,10 @@
 // seconds: 120
 // needs: root ip wireguard-go wg curl ping
 import { spawnSync } from 'node:child_process'
-import { existsSync, writeFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Namespace } from '../support/namespace.ts'
+import { StockClient } from '../support/stock_client.ts'
 import { BUN, E2eWorld } from '../support/world.ts'
 import type { Program } from '../support/world.ts'
 
@@ -74,17 +74,7 @@ function sotto(args: string[], env: Record<string, string> = {}): Program {
   })
 }
 
-interface Stock {
-  device: string
-  address: string
-  address6: string
-  /** Our own address of the serving machine, as the file has it. */
-  server: string
-  run(...args: string[]): ReturnType<E2eWorld['run']>
-}
-
-/** Prints a configuration and does with it what wg-quick does. */
-async function client(name: string): Promise<Stock> {
+async function client(name: string): Promise<StockClient> {
   const made = sotto([
     ...['wg', 'config', 'office', '--new', name, '--endpoint', `${near.inside}:${udp}`],
   ])
@@ -96,46 +86,13 @@ async function client(name: string): Promise<Stock> {
     if (status.stdout.includes(`"peer":"${name}"`)) break
     assert.ok(tries < 20, `the network does not know ${name}: ${status.stdout}${status.stderr}`)
   }
-  const words = made.stdout
-  const value = (field: string): string =>
-    new RegExp(`^${field} = (.*)$`, 'm').exec(words)?.[1] ?? ''
-  const [address, address6] = value('Address').split(/, ?/)
-  const allowed = value('AllowedIPs').split(/, ?/)
   const space = new Namespace(HOST)
   spaces.push(space)
   ip('-n', space.name, 'route', 'replace', 'default', 'via', space.outside)
-  const device = `ws${process.pid % 10_000}n${spaces.length}`
-  world.start('ip', ['netns', 'exec', space.name, 'wireguard-go', '-f', device])
-  for (let tries = 0; !existsSync(`/var/run/wireguard/${device}.sock`); tries++) {
-    assert.ok(tries < 200, 'wireguard-go did not start')
-    await new Promise((resolve) => setTimeout(resolve, 20))
-  }
-  const run = (...args: string[]) =>
-    world.run('ip', ['netns', 'exec', space.name, ...args], { timeoutMs: 15_000 })
-  const bare = words.replaceAll(/^(Address|DNS|MTU|#).*\n/gm, '')
-  writeFileSync(world.path(`${name}.conf`), bare)
-  for (
-    const args of [
-      ['wg', 'setconf', device, world.path(`${name}.conf`)],
-      ['ip', 'address', 'add', address!, 'dev', device],
-      ['ip', 'address', 'add', address6!, 'dev', device, 'nodad'],
-      ['ip', 'link', 'set', device, 'mtu', value('MTU'), 'up'],
-      ...allowed.map((one) => ['ip', 'route', 'replace', one, 'dev', device]),
-    ]
-  ) {
-    const { code, stderr } = await run(...args)
-    assert.is(code, 0, `${args.join(' ')}: ${stderr}`)
-  }
-  return {
-    device,
-    address: address!.split('/')[0]!,
-    address6: address6!.split('/')[0]!,
-    server: allowed[0]!.split('/')[0]!,
-    run,
-  }
+  return await StockClient.start(world, made.stdout, { space })
 }
 
-const page = (one: Stock, path = '') =>
+const page = (one: StockClient, path = '') =>
   one.run('curl', '-sS', '-m', '10', `http://${PRINTER}:8080${path}`)
 
 test('two at once ping the LAN and the serving machine, and open a page; not each other', async () => {

@@ -1,16 +1,26 @@
-// Our device and stack against Debian's wireguard-go with a real TUN, over real UDP between namespaces.
+// Our device and stack against wireguard-go with a real TUN, over real UDP between namespaces: Debian's here, the newest
+// by wireguard_newest.test.ts.
 // needs: root ip wireguard-go wg iperf3 ping
 // seconds: 240
 // alone
 import { createHash } from 'node:crypto'
-import { createServer } from 'node:net'
+import { connect, createServer } from 'node:net'
+import type { Socket } from 'node:net'
 import { spawn } from 'node:child_process'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { UdpPath } from '../../agent/host/udp_path.ts'
 import { Batch, Tunnel } from '../../agent/wireguard-wasm/index.ts'
-import type { Message, Notice, Path, Peer } from '../../agent/wireguard-wasm/index.ts'
+import type {
+  Flow,
+  Incoming,
+  Message,
+  Notice,
+  Path,
+  Peer,
+} from '../../agent/wireguard-wasm/index.ts'
 import { RUN_WORDS } from '../../agent/wireguard-wasm/index.ts'
+import { freePort } from '../support/port.ts'
 import { module } from '../support/wireguard.ts'
 import { WireGuardGo } from '../support/wireguard_go.ts'
 
@@ -43,11 +53,12 @@ class Ours {
 
   static async start(
     go: WireGuardGo,
-    { mtu = 1420, endpoint = true, presharedKey, weather }: {
+    { mtu = 1420, endpoint = true, presharedKey, weather, onIncoming }: {
       mtu?: number
       endpoint?: boolean
       presharedKey?: Uint8Array
       weather?: (path: Path) => Path
+      onIncoming?: (incoming: Incoming) => void
     } = {},
   ): Promise<Ours> {
     const ours = new Ours(go)
@@ -61,6 +72,7 @@ class Ours {
       wallClock: () => Date.now() + ours.aheadMs,
       onNotice: (notice) => ours.notices.push(notice),
       onMessage: (message) => ours.#message(message),
+      ...(onIncoming ? { onIncoming } : {}),
     })
     ours.path = await UdpPath.open({ host: '0.0.0.0' })
     ours.tunnel.addPath(0, ours.#watched(weather ? weather(ours.path) : ours.path))
@@ -164,6 +176,25 @@ for (const first of ['we', 'they'] as const) {
   })
 }
 
+test('they initiate with a pre-shared key; with another, or none, nothing passes', async () => {
+  const go = await WireGuardGo.start()
+  const presharedKey = crypto.getRandomValues(new Uint8Array(32))
+  const ours = await Ours.start(go, { endpoint: false, presharedKey })
+  assert.is((await theyPing(go, '10.9.0.1')).status, 0)
+  const { publicKey } = ours.tunnel.device
+  for (const other of [crypto.getRandomValues(new Uint8Array(32)), new Uint8Array(32)]) {
+    go.forget(publicKey)
+    go.setPeer({ publicKey, presharedKey: other, endpoint: ours.at })
+    await new Promise((resolve) => setTimeout(resolve, 30))
+    const { status } = await theyPing(go, '10.9.0.1', '-c', '1', '-W', '2')
+    assert.is.not(status, 0, 'the keys differ')
+  }
+  go.forget(publicKey)
+  go.setPeer({ publicKey, presharedKey, endpoint: ours.at })
+  await new Promise((resolve) => setTimeout(resolve, 30))
+  assert.is((await theyPing(go, 'fd09::1')).status, 0)
+})
+
 test('a pre-shared key is needed where there is one, and may change', async () => {
   const go = await WireGuardGo.start()
   const presharedKey = crypto.getRandomValues(new Uint8Array(32))
@@ -232,6 +263,26 @@ test('half an hour of our clock: a new session every two minutes, and no packet 
   assert.is(ours.tunnel.device.stats().drops.replayed, 0)
 })
 
+test('half an hour of our clock in which they initiate each session: no packet is lost', async () => {
+  const go = await WireGuardGo.start()
+  const ours = await Ours.start(go, { endpoint: false })
+  const { publicKey } = ours.tunnel.device
+  for (let minutes = 0; minutes <= 30; minutes += 2) {
+    // Their clock stands: whoever is new to them gets a handshake.
+    go.forget(publicKey)
+    go.setPeer({ publicKey, endpoint: ours.at })
+    for (const to of Object.values(OURS)) {
+      const { status, text } = await theyPing(go, to)
+      assert.is(status, 0, `after ${minutes} minutes: ${text}`)
+    }
+    for (const to of THEIRS) assert.ok(await ours.ping(to), `after ${minutes} minutes`)
+    ours.aheadMs += 120_500
+  }
+  assert.is(ours.handshakes, 16)
+  assert.is(ours.types.get(1), 16, 'initiations that came')
+  assert.is(ours.tunnel.device.stats().drops.replayed, 0)
+})
+
 test('under load we ask for a cookie, and take the handshake that brings it', async () => {
   const go = await WireGuardGo.start()
   const ours = await Ours.start(go, { endpoint: false })
@@ -289,27 +340,31 @@ for (const mtu of [1280, 1379, 1420]) {
   })
 }
 
+function join(flow: Flow, socket: Socket): void {
+  flow.handle({
+    data: (bytes) => {
+      if (!socket.write(bytes)) flow.pause()
+    },
+    drain: () => socket.resume(),
+    end: () => socket.end(),
+    closed: () => socket.destroySoon(),
+  })
+  socket.on('drain', () => flow.resume())
+  socket.on('data', (bytes) => {
+    if (flow.write(Uint8Array.from(bytes)) === 'queued') socket.pause()
+  })
+  socket.on('end', () => flow.end())
+  socket.on('error', () => flow.abort())
+  socket.resume()
+}
+
 /** Connections to this port of our machine go through the tunnel. */
 function forward(ours: Ours, port: number): Promise<{ port: number; close(): void }> {
   const server = createServer((socket) => {
     socket.pause()
-    ours.tunnel.connect({ address: '10.9.0.2', port }).then((flow) => {
-      flow.handle({
-        data: (bytes) => {
-          if (!socket.write(bytes)) flow.pause()
-        },
-        drain: () => socket.resume(),
-        end: () => socket.end(),
-        closed: () => socket.destroySoon(),
-      })
-      socket.on('drain', () => flow.resume())
-      socket.on('data', (bytes) => {
-        if (flow.write(Uint8Array.from(bytes)) === 'queued') socket.pause()
-      })
-      socket.on('end', () => flow.end())
-      socket.on('error', () => flow.abort())
-      socket.resume()
-    }, () => socket.destroy())
+    ours.tunnel.connect({ address: '10.9.0.2', port }).then((flow) => join(flow, socket), () => {
+      socket.destroy()
+    })
   })
   return new Promise((resolve) => {
     server.listen(0, '127.0.0.1', () => {
@@ -332,55 +387,118 @@ test('iperf3 both ways through the stack', async () => {
     const client = spawn('iperf3', args, { stdio: ['ignore', 'pipe', 'pipe'] })
     let text = ''
     client.stdout.on('data', (bytes) => text += bytes)
-    const status = await new Promise((resolve) => client.on('close', resolve))
-    assert.is(status, 0, text.slice(-2000))
-    const { bits_per_second: rate, bytes } = JSON.parse(text).end.sum_received
-    // What the buffers still hold when the sender is done, iperf3 does not wait for.
-    assert.ok(bytes >= 30 * 2 ** 20, `${bytes} bytes`)
-    console.log(`iperf3 ${way[0] ?? ''} ${(rate / 1e9).toFixed(2)} Gbit/s`)
+    const status = await new Promise<number | null>((resolve) => client.on('close', resolve))
+    tell(`we connect ${way[0] ?? ''}`, { status, text })
   }
 })
 
-test('20 MB each way with 1 % loss and reordering come byte for byte', async () => {
+test('iperf3 both ways to a server behind our stack', async () => {
   const go = await WireGuardGo.start()
-  let dice = 12345
-  const roll = (): number => (dice = (dice * 1_103_515_245 + 12_345) % 2 ** 31) / 2 ** 31
-  /** Datagram by datagram: some are lost, some come after the next. */
-  const ours = await Ours.start(go, {
-    weather: (path) => {
-      const shake = (batch: Batch, from: number, to: number): Batch => {
-        const out = Batch.make(batch.bytes.length + 70_000, 4096)
-        let held: [Uint8Array, Uint8Array] | undefined
-        for (let i = from; i < to; i++) {
-          const [at = 0, length = 0, , size = 0] = batch.words.subarray(i * 4, i * 4 + 4)
-          const record = batch.endpoints.subarray(i * 32, i * 32 + 32)
-          for (let start = at; start < at + length; start += size) {
-            const one = batch.bytes.slice(start, Math.min(start + size, at + length))
-            if (roll() < 0.01) continue
-            if (!held && roll() < 0.01) {
-              held = [one, record.slice()]
-              continue
-            }
-            out.push(one, record)
-            if (held) out.push(...held)
-            held = undefined
-          }
-        }
-        if (held) out.push(...held)
-        return out
-      }
-      return {
-        mtu: path.mtu,
-        send: (batch, from = 0, to = batch.count) => path.send(shake(batch, from, to)),
-        get onReceive() {
-          return path.onReceive
-        },
-        set onReceive(take: Path['onReceive']) {
-          path.onReceive = take && ((batch) => take(shake(batch, 0, batch.count)))
-        },
-      }
+  const port = await freePort()
+  await Ours.start(go, {
+    endpoint: false,
+    onIncoming: (incoming) => {
+      const socket = connect(incoming.localPort, '127.0.0.1')
+      socket.pause()
+      socket.on('connect', () => {
+        const flow = incoming.accept()
+        if (flow) join(flow, socket)
+        else socket.destroy()
+      }).on('error', () => incoming.reject('reset'))
     },
   })
+  const server = spawn('iperf3', ['-s', '-p', `${port}`, '--forceflush'])
+  opened.push({ close: () => void server.kill('SIGKILL') })
+  await new Promise((resolve) => server.stdout.once('data', resolve))
+  for (const way of [[], ['-R']]) {
+    const args = ['-c', '10.9.0.1', '-p', `${port}`, '-n', '40M', '-J', ...way]
+    tell(`they connect ${way[0] ?? ''}`, await go.spawn(['iperf3', ...args]).done)
+  }
+})
+
+function tell(what: string, { status, text }: { status: number | null; text: string }): void {
+  assert.is(status, 0, text.slice(-2000))
+  const { bits_per_second: rate, bytes } = JSON.parse(text).end.sum_received
+  // What the buffers still hold when the sender is done, iperf3 does not wait for.
+  assert.ok(bytes >= 30 * 2 ** 20, `${bytes} bytes`)
+  console.log(`iperf3 ${what} ${(rate / 1e9).toFixed(2)} Gbit/s`)
+}
+
+/** Datagram by datagram: one of a hundred is lost, one comes after the next. */
+function badWeather(path: Path): Path {
+  let dice = 12345
+  const roll = (): number => (dice = (dice * 1_103_515_245 + 12_345) % 2 ** 31) / 2 ** 31
+  const shake = (batch: Batch, from: number, to: number): Batch => {
+    const out = Batch.make(batch.bytes.length + 70_000, 4096)
+    let held: [Uint8Array, Uint8Array] | undefined
+    for (let i = from; i < to; i++) {
+      const [at = 0, length = 0, , size = 0] = batch.words.subarray(i * 4, i * 4 + 4)
+      const record = batch.endpoints.subarray(i * 32, i * 32 + 32)
+      for (let start = at; start < at + length; start += size) {
+        const one = batch.bytes.slice(start, Math.min(start + size, at + length))
+        if (roll() < 0.01) continue
+        if (!held && roll() < 0.01) {
+          held = [one, record.slice()]
+          continue
+        }
+        out.push(one, record)
+        if (held) out.push(...held)
+        held = undefined
+      }
+    }
+    if (held) out.push(...held)
+    return out
+  }
+  return {
+    mtu: path.mtu,
+    send: (batch, from = 0, to = batch.count) => path.send(shake(batch, from, to)),
+    get onReceive() {
+      return path.onReceive
+    },
+    set onReceive(take: Path['onReceive']) {
+      path.onReceive = take && ((batch) => take(shake(batch, 0, batch.count)))
+    },
+  }
+}
+
+test('they connect: 20 MB each way with 1 % loss and reordering come byte for byte', async () => {
+  const go = await WireGuardGo.start()
+  await Ours.start(go, {
+    endpoint: false,
+    weather: badWeather,
+    onIncoming: (incoming) => {
+      const flow = incoming.accept()!
+      flow.handle({
+        data: (bytes) => {
+          if (flow.write(Uint8Array.from(bytes)) === 'queued') flow.pause()
+        },
+        drain: () => flow.resume(),
+        end: () => flow.end(),
+        closed: () => {},
+      })
+    },
+  })
+  const script = `const { createHash, randomBytes } = require('crypto')
+    const bytes = randomBytes(65_536), sent = createHash('sha256'), got = createHash('sha256')
+    let left = 320
+    const socket = require('net').connect({ port: 99, host: '10.9.0.1', allowHalfOpen: true })
+    const more = () => {
+      while (left > 0) {
+        left--
+        sent.update(bytes)
+        if (!socket.write(bytes)) return
+      }
+      socket.end()
+    }
+    socket.on('connect', more).on('drain', more).on('data', (part) => got.update(part))
+    socket.on('end', () => console.log(sent.digest('hex') === got.digest('hex') ? 'same' : 'others'))`
+  const { text } = await go.spawn([process.execPath, '-e', script]).done
+  assert.is(text, 'same\n')
+})
+
+test('we connect: 20 MB each way with 1 % loss and reordering come byte for byte', async () => {
+  const go = await WireGuardGo.start()
+  const ours = await Ours.start(go, { weather: badWeather })
   const bytes = crypto.getRandomValues(new Uint8Array(65_536))
   const count = 320
   const whole = createHash('sha256')

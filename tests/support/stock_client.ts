@@ -24,18 +24,14 @@ export class StockClient {
   static async start(
     world: E2eWorld,
     words: string,
-    { space, program = 'wireguard-go' }: { space: Namespace; program?: string },
+    { space }: { space: Namespace },
   ): Promise<StockClient> {
-    const client = new StockClient(world, words, { space, program })
+    const client = new StockClient(world, words, space)
     await client.#up()
     return client
   }
 
-  private constructor(
-    world: E2eWorld,
-    words: string,
-    { space, program }: { space: Namespace; program: string },
-  ) {
+  private constructor(world: E2eWorld, words: string, space: Namespace) {
     this.#world = world
     this.#words = words
     this.space = space
@@ -45,7 +41,7 @@ export class StockClient {
     this.address6 = address6.split('/')[0]!
     this.server = this.#allowed[0]!.split('/')[0]!
     this.endpoint = this.#value('Endpoint')
-    const [command, ...rest] = [...space.within, program, '-f', this.device]
+    const [command, ...rest] = [...space.within, 'wireguard-go', '-f', this.device]
     this.#program = world.start(command!, rest)
   }
 

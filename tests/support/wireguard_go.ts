@@ -1,10 +1,44 @@
-/** Debian's wireguard-go with a real TUN in a namespace: the other end of what we speak. Needs root. */
+/**
+ * A wireguard-go with a real TUN in a namespace: the other end of what we speak. Debian's, or the newest from its
+ * module where `SOTTO_WIREGUARD_GO` names it. Needs root.
+ */
 import { spawn, spawnSync } from 'node:child_process'
 import type { ChildProcess } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { join } from 'node:path'
 import { Namespace } from './namespace.ts'
 
+const MODULE = 'golang.zx2c4.com/wireguard'
+/** The benchmarks race against the same version. */
+const GO_MOD = new URL('../../benchmarks/netstack/go.mod', import.meta.url)
+const BUILD_MS_MAX = 300_000
+
 let made = 0
+
+/** Builds the newest one with Go, once, into the user's cache; its path. Throws with what Go said. */
+export function buildNewest(): { path: string; version: string } {
+  const [, version = ''] = new RegExp(`${MODULE} (v\\S+)`).exec(readFileSync(GO_MOD, 'utf8')) ?? []
+  const cache = process.env['XDG_CACHE_HOME'] || join(homedir(), '.cache')
+  const folder = join(cache, 'sotto-tests')
+  const path = join(folder, `wireguard-go-${version}`)
+  if (existsSync(path)) return { path, version }
+  mkdirSync(folder, { recursive: true })
+  const bin = mkdtempSync(join(folder, 'build-'))
+  try {
+    const { status, stderr, error } = spawnSync('go', ['install', `${MODULE}@${version}`], {
+      encoding: 'utf8',
+      timeout: BUILD_MS_MAX,
+      killSignal: 'SIGKILL',
+      env: { ...process.env, GOBIN: bin },
+    })
+    if (status !== 0) throw new Error((error?.message ?? stderr).trim().split('\n').at(-1))
+    renameSync(join(bin, 'wireguard'), path)
+    return { path, version }
+  } finally {
+    rmSync(bin, { recursive: true, force: true })
+  }
+}
 
 export interface PeerSettings {
   publicKey: Uint8Array
@@ -81,6 +115,12 @@ export class WireGuardGo {
     ], { input: presharedKey ? base64(presharedKey) : '' })
   }
 
+  /** The peer, and its sessions. */
+  forget(publicKey: Uint8Array): void {
+    const key = Buffer.from(publicKey).toString('base64')
+    this.run(['wg', 'set', this.name, 'peer', key, 'remove'])
+  }
+
   /** `wg show`: last handshake in seconds, received and sent bytes, endpoint of the only peer. */
   show(): { handshake: number; received: number; sent: number; endpoint: string } {
     const line = this.run(['wg', 'show', this.name, 'dump']).trim().split('\n')[1] ?? ''
@@ -99,7 +139,8 @@ export class WireGuardGo {
   }
 
   async #start(mtu: number): Promise<void> {
-    const [program, ...args] = [...this.space.within, 'wireguard-go', '-f', this.name]
+    const one = process.env['SOTTO_WIREGUARD_GO'] || 'wireguard-go'
+    const [program, ...args] = [...this.space.within, one, '-f', this.name]
     this.#child = spawn(program!, args, {
       stdio: 'ignore',
       env: { ...process.env, WG_PROCESS_FOREGROUND: '1', LOG_LEVEL: 'silent' },
