@@ -3,15 +3,14 @@
  * and the ways that lead to it. Members of two kinds: agents, who agree in sessions, and stock clients of
  * WireGuard, whose keys a person has made (`stock_clients.ts`).
  */
-import { ENDPOINTS_MAX } from '../../core/agreement.ts'
-import type { TunnelEndpoint } from '../../core/agreement.ts'
-import { formatAddress, parseAddress } from '../../core/address.ts'
+import { parseAddress } from '../../core/address.ts'
 import type { Network as Range } from '../../core/address.ts'
 import type { TunnelError } from '../../core/errors.ts'
 import type { PeerView } from '../access.ts'
 import type { Peers } from '../peers.ts'
 import type { Profile } from '../profile.ts'
 import type { SocketPath, World } from '../world.ts'
+import type { Path } from '../wireguard-wasm/driver.ts'
 import { Tunnel } from '../wireguard-wasm/tunnel.ts'
 import { Exit } from './exit.ts'
 import { ExitPolicy } from './exit_policy.ts'
@@ -19,8 +18,10 @@ import { Gateway } from './gateway.ts'
 import type { GatewayMember } from './gateway.ts'
 import { Leases, namedSubnet } from './leases.ts'
 import type { Lease as StoredLease } from './leases.ts'
+import { lanEndpoints, ownAddresses, takenNetworks } from './own_addresses.ts'
 import type { PeerTable, TablePeer } from './peer_table.ts'
 import { PUBLIC_PATH, PublicPort } from './public_port.ts'
+import { RACE_PATH, RacePath } from './race_path.ts'
 import { RELAY_PATH, RelayPath, UDP_PATH } from './relay_path.ts'
 import { StockClients } from './stock_clients.ts'
 import { TunnelServer } from './tunnel_server.ts'
@@ -77,6 +78,7 @@ export class ServedNetwork {
   readonly #gateway: Gateway
   readonly #channels: RelayPath
   readonly #udp: SocketPath | undefined
+  readonly #race: RacePath | undefined
   readonly #leases: Leases
   readonly #stock: StockClients
   /** By address. */
@@ -169,18 +171,24 @@ export class ServedNetwork {
       onIncoming: (incoming) => gateway.incoming(incoming),
       onMessage: (message) => gateway.message(message),
       onRestart: (cause) => events.problem(cause),
+      onNotice: (notice, peer) => this.#race?.noticed(notice, peer),
     })
     this.#channels = new RelayPath()
     this.tunnel.addPath(RELAY_PATH, this.#channels)
     if (udp) this.tunnel.addPath(UDP_PATH, udp)
     if (this.publicPort) this.tunnel.addPath(PUBLIC_PATH, this.publicPort)
     this.#table = tableOf(this.tunnel)
+    const race = this.#race = udp && new RacePath(
+      new Map<number, Path>([[UDP_PATH, udp], [RELAY_PATH, this.#channels]]),
+    )
+    if (race) this.tunnel.addPath(RACE_PATH, race)
     this.server = new TunnelServer({
       clock,
       crypto,
       peers: parts.peers,
       table: this.#table,
       channels: this.#channels,
+      ...(race ? { races: race } : {}),
       lease: (client, { number, taken }) => this.#lease(client, { number, taken }),
       offer: (lease) => this.#offer(lease),
       ...(options.peers.length === 0 ? {} : { narrows: (view) => isAmong(options.peers, view) }),
@@ -289,15 +297,8 @@ export class ServedNetwork {
       directMtu: DIRECT_MTU,
       dns: this.#options.dns ? [parseAddress(serverFour)!] : [],
       routes: [...this.#options.routes],
-      endpoints: this.#endpoints(),
+      endpoints: this.udpPort === undefined ? [] : lanEndpoints(this.#world, this.udpPort),
     }
-  }
-
-  /** Addresses of this machine where its UDP port may be reached directly. */
-  #endpoints(): TunnelEndpoint[] {
-    const port = this.udpPort
-    if (port === undefined) return []
-    return lanAddresses(this.#world).slice(0, ENDPOINTS_MAX).map((address) => ({ address, port }))
   }
 }
 
@@ -332,30 +333,6 @@ export function tableOf(tunnel: Tunnel): PeerTable {
     addPeer: (options) => tunnel.device.addPeer(options),
     wake: () => tunnel.wake(),
   }
-}
-
-/** Interfaces of this machine in 100.64.0.0/10, each as the network around it. */
-export function takenNetworks({ probes }: Pick<World, 'probes'>): Range[] {
-  return probes.interfaces().flatMap(({ address }) => {
-    const bytes = parseAddress(address)
-    if (bytes?.length !== 4 || bytes[0] !== 100 || (bytes[1]! & 0xc0) !== 64) return []
-    return [{ bytes: Uint8Array.of(bytes[0], bytes[1]!, bytes[2]!, 0), bits: 24 }]
-  }).filter((one, i, all) => all.findIndex(({ bytes }) => `${bytes}` === `${one.bytes}`) === i)
-}
-
-function lanAddresses({ probes }: Pick<World, 'probes'>): Uint8Array[] {
-  return probes.interfaces().filter(({ internal }) => !internal).flatMap(({ address }) => {
-    const bytes = parseAddress(address)
-    // A link-local address leads nowhere without an interface.
-    return bytes && !/^fe80:/i.test(address) ? [bytes] : []
-  })
-}
-
-function ownAddresses({ probes }: World): string[] {
-  return probes.interfaces().flatMap(({ address }) => {
-    const bytes = parseAddress(address)
-    return bytes ? [formatAddress(bytes)] : []
-  })
 }
 
 function isAmong(names: readonly string[], view: PeerView): boolean {

@@ -24,9 +24,10 @@ import { RESET } from '../../core/frame.ts'
 import type { Stream } from '../../core/mux.ts'
 import type { OpenedSession, Peers } from '../peers.ts'
 import type { Endpoint } from '../wireguard-wasm/address.ts'
+import { LOOK_MS, PathChoice, TRY_MS_MIN } from './path_choice.ts'
+import type { Races } from './path_choice.ts'
 import { type ChannelPath, type PeerTable, prefixText, type TablePeer } from './peer_table.ts'
 import { watchChannel } from './peer_table.ts'
-import { UDP_PATH } from './relay_path.ts'
 import { TUNNEL_SERVICE } from './tunnel_server.ts'
 
 const AGREED_MS_MAX = 15_000
@@ -35,8 +36,10 @@ const AGAIN_MS_MIN = 500
 const AGAIN_MS_MAX = 30_000
 /** A new pre-shared key so often; docs/protocol.md §17. */
 const RENEW_MS = 1_800_000
-/** What is sent over UDP and not answered for so long goes by the relay; WireGuard's own answer takes 10 s at most. */
-const PATH_MS = 12_000
+/** Renewals closer together are refused. */
+const RENEW_MS_MIN = 1_000
+/** The machine slept for longer: sessions may be over at the other end. */
+const JUMP_MS = 5_000
 /** Keeps channels and NATs open: a channel without a packet for 60 s is closed. */
 const KEEPALIVE_SECONDS = 25
 /** Errors after which another attempt would end alike. */
@@ -51,18 +54,22 @@ export interface TunnelClientPorts {
   name: string
   /** IPv4 networks of 100.64.0.0/10 that this machine has. */
   taken(): Network[]
-  /** Where this machine takes WireGuard datagrams over UDP. */
+  /** Where this machine takes WireGuard datagrams over UDP; none: the relay alone carries. */
   endpoints(): TunnelEndpoint[]
+  /** Changes with the networks that this machine is in. */
+  networks?(): string
   /** The first agreement sets the device up; each later one sets its new private key. */
   device(privateKey: Uint8Array, agreed: Agreed): Promise<ClientDevice>
-  /** Whether direct UDP may be tried. */
-  direct?: boolean
   changed?(state: TunnelState): void
+  /** Packets take another way from now on. */
+  moved?(endpoint: Endpoint): void
 }
 
 export interface ClientDevice {
   table: PeerTable
   channels: ChannelPath
+  /** Where there is UDP beside the relay. */
+  races?: Races
 }
 
 export type TunnelState =
@@ -150,9 +157,13 @@ class Attempt {
   #agreed: Agreed | undefined
   #device: ClientDevice | undefined
   #path: Endpoint | undefined
+  #choice: PathChoice | undefined
   #timer: Timer | undefined
-  #pathTimer: Timer | undefined
+  #lookTimer: Timer | undefined
+  #channelTimer: Timer | undefined
+  #looked = { nowMs: 0, skewMs: 0, networks: '' }
   #renewing = false
+  #renewedMs = -Infinity
   #opening = false
   #waitMs = AGAIN_MS_MIN
   #over = false
@@ -250,23 +261,39 @@ class Attempt {
   }
 
   async #connect(agreed: Agreed): Promise<void> {
-    const { direct } = this.#ports
+    const { clock, moved } = this.#ports
     const device = this.#device = await this.#ports.device(this.#privateKey, agreed)
     if (this.#over) throw gone('it was closed')
-    const [near] = direct ? agreed.endpoints : []
-    this.wireguard = device.table.addPeer({
+    const psk = this.#psk(agreed.nonce)
+    const peer = this.wireguard = device.table.addPeer({
       publicKey: agreed.key,
-      presharedKey: this.#psk(agreed.nonce),
+      presharedKey: psk,
       allowedIps: allowedOf(agreed).map(prefixText),
       keepaliveSeconds: KEEPALIVE_SECONDS,
-      ...(near ? { endpoint: { host: formatAddress(near.address), port: near.port } } : {}),
     })
+    psk.fill(0)
+    if (device.races) {
+      this.#choice = new PathChoice({
+        clock,
+        peer,
+        races: device.races,
+        wake: () => device.table.wake(),
+        relay: () => this.#path,
+        direct: agreed.endpoints.map(({ address, port }) => ({
+          host: formatAddress(address),
+          port,
+        })),
+        firstMs: TRY_MS_MIN,
+        ...(moved ? { moved } : {}),
+      })
+    }
     await this.#openChannel()
+    if (this.#over) throw gone('it was closed')
     this.#renewLater()
-    if (direct) this.#watchPath()
+    this.#look()
   }
 
-  /** The relay carries at once; a datagram of the server over UDP moves the device there by itself. */
+  /** The relay carries at once. */
   async #openChannel(): Promise<void> {
     if (this.#opening || this.#over) return
     this.#opening = true
@@ -280,7 +307,7 @@ class Attempt {
       this.#path = path
       this.#waitMs = AGAIN_MS_MIN
       // Where UDP carries already, the relay only stands by.
-      if (!this.#isDirect) {
+      if (!this.#choice?.isDirect) {
         this.wireguard!.update({ endpoint: path })
         this.wireguard!.connect()
       }
@@ -293,25 +320,22 @@ class Attempt {
     }
   }
 
-  /** UDP has brought something. */
-  get #isDirect(): boolean {
-    const { endpoint, lastHandshakeMs } = this.wireguard!.stats()
-    return endpoint?.path === UDP_PATH && lastHandshakeMs !== undefined
-  }
-
-  /** A way over UDP can end without a word: what is sent and not answered goes by the relay again. */
-  #watchPath(before = this.wireguard!.stats()): void {
-    this.#pathTimer = this.#ports.clock.after(PATH_MS, () => {
-      if (this.#over) return
-      const now = this.wireguard!.stats()
-      const isSilent = now.receivedBytes === before.receivedBytes &&
-        now.sentBytes > before.sentBytes
-      if (isSilent && this.#path && now.endpoint?.path === UDP_PATH) {
-        this.wireguard!.update({ endpoint: this.#path })
-        this.wireguard!.connect()
-        this.#device!.table.wake()
-      }
-      this.#watchPath(now)
+  /** Once a second: the ways, and whether this machine has slept or is in another network. */
+  #look(): void {
+    const { clock, networks } = this.#ports
+    const nowMs = clock.monotonic()
+    const skewMs = clock.now() - nowMs
+    const before = this.#looked
+    const now = this.#looked = { nowMs, skewMs, networks: networks?.() ?? '' }
+    const slept = skewMs - before.skewMs > JUMP_MS || nowMs - before.nowMs > LOOK_MS + JUMP_MS
+    if (before.nowMs > 0 && (slept || now.networks !== before.networks)) {
+      if (this.#choice) this.#choice.again()
+      else this.wireguard!.connect()
+      this.#device!.table.wake()
+    }
+    this.#choice?.look()
+    this.#lookTimer = clock.after(LOOK_MS, () => {
+      if (!this.#over) this.#look()
     })
   }
 
@@ -319,6 +343,8 @@ class Attempt {
     this.#device!.channels.remove(path)
     if (this.#path !== path || this.#over) return
     this.#path = undefined
+    // Not to wait for another: UDP may carry.
+    this.#choice?.again()
     this.#channelAgain()
   }
 
@@ -326,19 +352,25 @@ class Attempt {
     if (this.#over) return
     const waitMs = this.#waitMs
     this.#waitMs = Math.min(AGAIN_MS_MAX, waitMs * 2)
-    this.#ports.clock.after(waitMs, () => void this.#openChannel())
+    this.#channelTimer?.cancel()
+    this.#channelTimer = this.#ports.clock.after(waitMs, () => void this.#openChannel())
   }
 
-  #renewLater(): void {
+  #renewLater(ms = RENEW_MS): void {
     this.#timer?.cancel()
-    this.#timer = this.#ports.clock.after(RENEW_MS, () => {
+    this.#timer = this.#ports.clock.after(ms, () => {
+      if (this.#renewing) return this.#end(gone('its keys were not renewed'))
       this.#renew()
-      this.#renewLater()
     })
   }
 
   #renew(): void {
     if (this.#renewing || this.#over || !this.wireguard) return
+    const nowMs = this.#ports.clock.monotonic()
+    const waitMs = this.#renewedMs + RENEW_MS_MIN - nowMs
+    if (waitMs > 0) return this.#renewLater(waitMs)
+    this.#renewedMs = nowMs
+    this.#renewLater()
     this.#renewing = true
     this.#nonce = this.#ports.crypto.randomBytes(AGREEMENT_NONCE_BYTES)
     this.#stream!.write(encodeAgreement({ kind: 'renew', nonce: this.#nonce }))
@@ -346,7 +378,9 @@ class Attempt {
 
   #renewed(nonce: Uint8Array): void {
     this.#renewing = false
-    this.wireguard!.update({ presharedKey: this.#psk(nonce) })
+    const psk = this.#psk(nonce)
+    this.wireguard!.update({ presharedKey: psk })
+    psk.fill(0)
     this.wireguard!.connect()
     this.#device!.table.wake()
   }
@@ -364,7 +398,10 @@ class Attempt {
     if (this.#over) return
     this.#over = true
     this.#timer?.cancel()
-    this.#pathTimer?.cancel()
+    this.#lookTimer?.cancel()
+    this.#channelTimer?.cancel()
+    this.#choice?.close()
+    this.#choice = undefined
     this.#privateKey.fill(0)
     this.wireguard?.remove()
     this.wireguard = undefined

@@ -10,8 +10,10 @@ import type {
   Proposal,
   RefusalName,
   Renewal,
+  TunnelEndpoint,
 } from '../../core/agreement.ts'
 import { AGREEMENT_NONCE_BYTES } from '../../core/agreement.ts'
+import { formatAddress } from '../../core/address.ts'
 import type { Network } from '../../core/address.ts'
 import { equal } from '../../core/bytes.ts'
 import type { Clock, Timer } from '../../core/clock.ts'
@@ -23,6 +25,8 @@ import type { Session } from '../../core/session.ts'
 import type { PeerView } from '../access.ts'
 import type { Peer, Peers } from '../peers.ts'
 import type { Endpoint } from '../wireguard-wasm/address.ts'
+import { LOOK_MS, PathChoice } from './path_choice.ts'
+import type { Races } from './path_choice.ts'
 import {
   type ChannelPath,
   type PeerTable,
@@ -44,6 +48,10 @@ const RECHECK_MS = 5_000
 const GOODBYE_MS = 1_000
 /** Renewals closer together are no honest client's. */
 const RENEWAL_MS_MIN = 500
+/** The member tries first, from its side of a NAT. */
+const FIRST_TRY_MS = 9_000
+/** Of an endpoint that a member names: below are the services of others, which are not to be knocked at. */
+const PORT_MIN = 1_024
 
 /** Addresses that are one member's while it is there, and longer. */
 export interface Lease {
@@ -59,6 +67,8 @@ export interface TunnelServerPorts {
   peers: Pick<Peers, 'serve' | 'expectChannel' | 'mayStill'>
   table: PeerTable
   channels: ChannelPath
+  /** Where there is UDP beside the relay. */
+  races?: Races
   /**
    * An address for an identity, of which `number` (from 0) are there already; beside the networks that
    * its machine has. Throws `lease/full`, `lease/subnet`.
@@ -88,6 +98,7 @@ export class TunnelServer {
   readonly #ports: TunnelServerPorts
   readonly #members = new Set<Membership>()
   #timer: Timer | undefined
+  #lookTimer: Timer | undefined
   #checking: Promise<void> | undefined
   #again = false
   #closed = false
@@ -111,6 +122,7 @@ export class TunnelServer {
       },
     })
     this.#later()
+    if (ports.races) this.#look()
   }
 
   get members(): Member[] {
@@ -133,6 +145,7 @@ export class TunnelServer {
   close(): void {
     this.#closed = true
     this.#timer?.cancel()
+    this.#lookTimer?.cancel()
     for (const membership of [...this.#members]) membership.refuse('fault', 'going down')
   }
 
@@ -154,6 +167,12 @@ export class TunnelServer {
     })
   }
 
+  #look(): void {
+    const { clock } = this.#ports
+    for (const membership of this.#members) membership.look()
+    this.#lookTimer = clock.after(LOOK_MS, () => this.#look())
+  }
+
   /** The lowest number that no other member of the identity has. Throws `lease/full`. */
   #number(asking: Membership): number {
     const others = [...this.#members].filter((one) => one !== asking)
@@ -163,7 +182,7 @@ export class TunnelServer {
     for (const one of own) {
       if (one.session.state === 'waiting') one.refuse('fault', 'came again in another session')
     }
-    const taken = new Set(own.flatMap(({ number }) => number ?? []))
+    const taken = new Set(own.flatMap((one) => this.#members.has(one) ? one.number ?? [] : []))
     for (let number = 0; number < MEMBERS_OF_ONE_MAX; number++) {
       if (!taken.has(number)) return number
     }
@@ -190,6 +209,7 @@ class Membership {
   #proposal: Proposal | undefined
   #lease: Lease | undefined
   #channel: Endpoint | undefined
+  #choice: PathChoice | undefined
   #forget: (() => void) | undefined
   #renewedMs = -Infinity
   #over = false
@@ -220,6 +240,10 @@ class Membership {
     })
   }
 
+  look(): void {
+    this.#choice?.look()
+  }
+
   /** Says why, and is over. */
   refuse(reason: RefusalName, words: string): void {
     if (this.#over) return
@@ -235,6 +259,8 @@ class Membership {
     if (this.#over) return
     this.#over = true
     this.#late?.cancel()
+    this.#choice?.close()
+    this.#choice = undefined
     this.member?.wireguard.remove()
     this.#forget?.()
     if (this.#channel) this.#ports.channels.remove(this.#channel)
@@ -286,14 +312,16 @@ class Membership {
     this.#lease = leased
     const { address4, address6 } = leased
     const nonce = crypto.randomBytes(AGREEMENT_NONCE_BYTES)
+    const psk = this.#psk(proposal.nonce, nonce)
     const wireguard = table.addPeer({
       publicKey: key,
-      presharedKey: this.#psk(proposal.nonce, nonce),
+      presharedKey: psk,
       allowedIps: [
         prefixText({ bytes: address4.bytes, bits: 32 }),
         prefixText({ bytes: address6.bytes, bits: 128 }),
       ],
     })
+    psk.fill(0)
     this.member = {
       peer: this.peer,
       view: this.view,
@@ -308,10 +336,11 @@ class Membership {
       const before = this.#channel
       const added = this.#channel = channels.add(stream)
       if (before) channels.remove(before)
-      if (added) watchChannel(stream, () => channels.remove(added))
+      if (added) watchChannel(stream, () => this.#channelLost(added))
     })
     if (!forget) throw new TunnelError('agreement/channel', 'Cannot agree: the channel is taken')
     this.#forget = forget
+    this.#choose(wireguard, proposal)
     table.wake()
     this.#stream!.write(
       encodeAgreement({
@@ -326,6 +355,29 @@ class Membership {
     joined?.(this.member)
   }
 
+  #channelLost(channel: Endpoint): void {
+    this.#ports.channels.remove(channel)
+    if (this.#channel === channel) this.#channel = undefined
+  }
+
+  /** The way to a member that can be reached by UDP, as it says. */
+  #choose(peer: TablePeer, { endpoints }: Proposal): void {
+    const { races, table, clock } = this.#ports
+    if (!races || endpoints.length === 0) return
+    this.#choice = new PathChoice({
+      clock,
+      peer,
+      races,
+      wake: () => table.wake(),
+      relay: () => this.#channel,
+      direct: endpoints.filter(isHost).map(({ address, port }) => ({
+        host: formatAddress(address),
+        port,
+      })),
+      firstMs: FIRST_TRY_MS,
+    })
+  }
+
   #renew({ nonce: clientNonce }: Renewal): void {
     const now = this.#ports.clock.monotonic()
     if (now - this.#renewedMs < RENEWAL_MS_MIN) {
@@ -333,7 +385,9 @@ class Membership {
     }
     this.#renewedMs = now
     const nonce = this.#ports.crypto.randomBytes(AGREEMENT_NONCE_BYTES)
-    this.member!.wireguard.update({ presharedKey: this.#psk(clientNonce, nonce) })
+    const psk = this.#psk(clientNonce, nonce)
+    this.member!.wireguard.update({ presharedKey: psk })
+    psk.fill(0)
     this.#stream!.write(encodeAgreement({ kind: 'renewed', nonce }))
   }
 
@@ -349,4 +403,17 @@ class Membership {
 
 function reflected(): TunnelError {
   return new TunnelError('agreement/reflected', 'Cannot agree: found our own key at the other end')
+}
+
+/** One host, of another machine, at a port that no service of the system has: a member may say anything. */
+function isHost({ address, port }: TunnelEndpoint): boolean {
+  if (port < PORT_MIN) return false
+  const mapped = address.length === 16 &&
+    address.slice(0, 12).every((byte, i) => byte === (i < 10 ? 0 : 0xff))
+  const [a = 0, b = 0] = mapped ? address.subarray(12) : address
+  if (address.length === 4 || mapped) {
+    return a !== 0 && a !== 127 && a < 224 && !(a === 169 && b === 254)
+  }
+  // Loopback, link-local and multicast; the rest of ::/8 is nobody's.
+  return a !== 0 && a !== 0xff && !(a === 0xfe && (b & 0xc0) === 0x80)
 }
