@@ -127,6 +127,12 @@ export async function inNetwork(
       joined = await JoinedNetwork.open(world, { peers: presence.peers, name, direct }, {
         changed: (state) =>
           changed(screen, { state, fail: over.reject, wasUp: joined !== undefined }),
+        moved: (path) =>
+          screen.tell(`packets take ${path === 'relay' ? 'the relay' : path} now`, {
+            event: 'path',
+            fields: { path },
+            again: true,
+          }),
         problem: (error) => screen.tell(`trouble in the network: ${(error as Error).message}`),
       })
       control = await openMembership(world, joining.profile.stateDir, joined)

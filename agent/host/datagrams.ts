@@ -6,20 +6,22 @@ import { bareHost, listenError } from './tcp.ts'
 export const bindUdp: BindUdp = async ({ host, port }): Promise<DatagramFlow> => {
   let handler: DatagramHandler | undefined
   let closed = false
-  const opening = Bun.udpSocket({
-    hostname: bareHost(host),
-    port,
-    binaryType: 'uint8array',
-    socket: {
-      data(_, bytes, fromPort, address) {
-        // Those that come before there is a handler are lost.
-        if (!closed) handler?.message({ address, port: fromPort }, bytes)
+  // A port that is taken is thrown at once, not by the promise.
+  const opening = async () =>
+    await Bun.udpSocket({
+      hostname: bareHost(host),
+      port,
+      binaryType: 'uint8array',
+      socket: {
+        data(_, bytes, fromPort, address) {
+          // Those that come before there is a handler are lost.
+          if (!closed) handler?.message({ address, port: fromPort }, bytes)
+        },
+        // An ICMP message about one far end says nothing of the others.
+        error() {},
       },
-      // An ICMP message about one far end says nothing of the others.
-      error() {},
-    },
-  })
-  const socket = await opening.catch((error) => {
+    })
+  const socket = await opening().catch((error) => {
     throw listenError({ host, port }, error)
   })
   return {

@@ -201,8 +201,10 @@ export class PathChoice {
   #tell(endpoint: Endpoint): void {
     const way = endpoint.path === RELAY_PATH ? 'relay' : formatEndpoint(endpoint)
     if (way === this.#way) return
-    if (this.#way !== undefined) this.moves++
+    const isMove = this.#way !== undefined
     this.#way = way
+    if (!isMove) return
+    this.moves++
     this.#ports.moved?.(endpoint)
   }
 }

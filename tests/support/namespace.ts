@@ -63,6 +63,18 @@ export class Namespace {
     run([...this.within, 'nft', rules.join('; ')])
   }
 
+  /** No UDP in or out, without a word, until `heal`. */
+  cutUdp(): void {
+    const rules = [
+      'add table inet cut',
+      ...['input', 'output'].flatMap((hook) => [
+        `add chain inet cut ${hook} { type filter hook ${hook} priority 0; }`,
+        `add rule inet cut ${hook} meta l4proto udp drop`,
+      ]),
+    ]
+    run([...this.within, 'nft', rules.join('; ')])
+  }
+
   heal(): void {
     run([...this.within, 'nft', 'delete', 'table', 'inet', 'cut'])
   }
