@@ -114,10 +114,29 @@ export class Dialler {
     return served.filter(({ key }) => trusted.has(key))
   }
 
-  /** One connection, TLS done and the other end proven. */
+  /**
+   * One connection, TLS done and the other end proven. A certificate that came into use between the
+   * passport and the handshake is looked up once more: a newer passport may name it.
+   */
   async dial(): Promise<TlsConn> {
+    const unknown: { certificate?: Uint8Array } = {}
+    try {
+      return await this.#dialOnce(await this.resolve(), unknown)
+    } catch (error) {
+      const { certificate } = unknown
+      if (!certificate) throw error
+      const served = await this.resolve().catch(() => [])
+      const isNamedNow = served.some((one) =>
+        one.certificates.some((known) => equal(known, certificate))
+      )
+      if (!isNamedNow) throw error
+      return await this.#dialOnce(served, {})
+    }
+  }
+
+  /** Leaves in `unknown` what the other end showed, SHA-256, where `served` does not name it. */
+  async #dialOnce(served: Served[], unknown: { certificate?: Uint8Array }): Promise<TlsConn> {
     const { uplink, world, identity } = this.#ports
-    const served = await this.resolve()
     const up = uplink.up
     if (!up) throw new TunnelError('uplink/down', 'Cannot connect: there is no link to the relay')
     const carrier = await this.#carrier(up, served)
@@ -129,6 +148,7 @@ export class Dialler {
       verify: (der) => {
         const found = world.crypto.sha256(der)
         if (certificates.some((known) => equal(known, found))) return
+        unknown.certificate = found
         throw new TunnelError(
           'trust/certificate',
           `Cannot trust the certificate of "${this.#name}": found ${

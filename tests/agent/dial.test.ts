@@ -1,6 +1,8 @@
 // A relay that lies about who serves a name: it can withhold passports, and neither forge, swap nor
 // wind back one that was seen.
 import { readFile, stat, writeFile } from 'node:fs/promises'
+import type { AddressInfo } from 'node:net'
+import { createServer } from 'node:tls'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { toBase64 } from '../../agent/agent.ts'
@@ -12,19 +14,24 @@ import type { Identity } from '../../core/key.ts'
 import { encodePassport } from '../../core/passport.ts'
 import { systemClock } from '../../relay/serve/host.ts'
 import { AGENT, OTHER_AGENT } from '../support/admission.ts'
-import { testWorld } from '../support/agent_world.ts'
+import { serverIdentity, testWorld } from '../support/agent_world.ts'
 import { fast, filled } from '../support/crypto.ts'
 
 const dial = suite('agent/dial')
 
-function passport(by: Identity, sequence: number, names = ['db']): string {
+function passport(
+  by: Identity,
+  sequence: number,
+  names = ['db'],
+  certificate = filled(sequence),
+): string {
   const notBefore = Date.now()
   return toBase64(encodePassport({
     identity: by.public,
     sequence,
     notBefore,
     notAfter: notBefore + 1e9,
-    certificates: [filled(sequence)],
+    certificates: [certificate],
     names,
     ciphers: [],
   }, (message) => fast.ed25519Sign(by.seed, message)))
@@ -131,6 +138,57 @@ dial(
       await known().keep(formatKey(OTHER_AGENT.public), 1)
       assert.is((await readFile(path, 'utf8')).split('\n').length - 1, 10_000)
     } finally {
+      await t.close()
+    }
+  },
+)
+
+dial(
+  'a certificate that came into use after the passport was asked for: asked once more',
+  async () => {
+    const t = await testWorld()
+    const served = await serverIdentity(t.world)
+    const { fingerprint } = t.world.tls.inspect(served)
+    let connections = 0
+    const server = createServer({ cert: served.cert, key: served.key }, (socket) => {
+      socket.on('error', () => {})
+      socket.end('hello')
+    })
+    server.on('tlsClientError', () => {})
+    server.on('connection', () => connections++)
+    const port = await new Promise<number>((resolve) => {
+      server.listen(0, '127.0.0.1', () => resolve((server.address() as AddressInfo).port))
+    })
+    const dialTo = (...answers: Answer[]) => {
+      connections = 0
+      return dialler([], {
+        world: t.world,
+        uplink: {
+          up: { welcome: { can: ['passthrough'], secure: 'secure.localhost' } },
+          request: () => Promise.resolve({ agents: answers.shift() }),
+        } as unknown as DialPorts['uplink'],
+        link: { relay: new URL(`https://127.0.0.1:${port}`) } as unknown as DialPorts['link'],
+        identity: () => served,
+        passports: new Profile(t.world).knownPassports(),
+      }).dial()
+    }
+    const before = [{ key, passport: passport(AGENT, 1) }]
+    const after = [{ key, passport: passport(AGENT, 2, ['db'], fingerprint) }]
+    const another = [{ key, passport: passport(AGENT, 3) }]
+    try {
+      const conn = await dialTo(before, after, [])
+      assert.is(connections, 2)
+      conn.abort()
+      assert.is(await codeOf(dialTo(another, another, after)), 'trust/certificate')
+      assert.is(connections, 1, 'no newer passport names it: not dialled again')
+      assert.is(
+        await codeOf(dialTo(another, after)),
+        'trust/certificate',
+        'an older one is a replay',
+      )
+      assert.is(connections, 1)
+    } finally {
+      await new Promise((resolve) => server.close(resolve))
       await t.close()
     }
   },
