@@ -93,6 +93,8 @@ export interface WireGuardHost {
    * that hosts which do not answer hold no more sockets than there are attempts.
    */
   dial(target: Target & { readonly timeoutMs?: number }): Promise<Conn>
+  /** `Net.lookup` of a name that others choose: one that nobody answers holds nothing else up. */
+  lookup(name: string): Promise<string[]>
   readonly bindUdp: BindUdp
   readonly ping: Pinger
   /**

@@ -71,6 +71,7 @@ function unsupported(): never {
 const NO_WIREGUARD: WireGuardHost = {
   module: unsupported,
   dial: unsupported,
+  lookup: unsupported,
   bindUdp: unsupported,
   ping: unsupported,
   udpPath: unsupported,

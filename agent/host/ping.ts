@@ -2,7 +2,6 @@
  * One ICMP echo without rights: by a ping socket, where the system grants those to this user's groups
  * (`net.ipv4.ping_group_range`; Linux), else by the system's own `ping`, else not at all.
  */
-import { read } from 'node:fs'
 import { parseAddress } from '../../core/address.ts'
 import { TunnelError } from '../../core/errors.ts'
 import type { Pinger } from '../wireguard/network.ts'
@@ -14,6 +13,12 @@ const HEAD_BYTES = 8
 const ECHO = { 4: { request: 8, reply: 0 }, 6: { request: 128, reply: 129 } } as const
 /** Answers that are none of ours; a flood of them ends the wait. */
 const STRAYS_MAX = 64
+/**
+ * How often it is looked whether the echo has come, by a part of the time that it took so far. A read that waits
+ * would take a thread of the runtime's pool: two dead hosts, and nothing else reads a file.
+ */
+const LOOK_MS_MIN = 1
+const LOOK_PART = 16
 const OUTPUT_LENGTH_MAX = 8_192
 /** What `ping` is told is in seconds; it gets a moment more to say so. */
 const GRACE_MS = 500
@@ -48,27 +53,34 @@ export async function socketPing(
   const fd = libc.socket(PING[family].domain, PING.type, PING[family].protocol)
   if (fd < 0) return undefined
   try {
-    // The reads below wait in a thread of the runtime's pool, and no longer than this.
-    const limit = new BigInt64Array([
-      BigInt(Math.floor(timeoutMs / 1000)),
-      BigInt(timeoutMs % 1000) * 1000n,
-    ])
-    libc.setsockopt(fd, PING.level, PING.receiveTimeout, ptr(limit), limit.byteLength)
     const to = socketAddress(parsed)
-    const startedMs = performance.now()
     const number = sequence = (sequence + 1) & 0xffff
     const echo = echoOf(ECHO[family].request, { number, bytes })
+    const [sent, came] = [new BigInt64Array(2), new BigInt64Array(2)]
+    // Once in vain, so that the system begins to write down when something comes.
+    libc.ioctl(fd, PING.stamp, ptr(came))
+    const startedMs = performance.now()
+    libc.gettimeofday(ptr(sent), null)
     if (
       libc.connect(fd, ptr(to), to.length) !== 0 ||
       Number(libc.send(fd, ptr(echo), BigInt(echo.length), 0)) !== echo.length
     ) throw new TunnelError('net/unreachable', `Cannot reach ${address}: there is no way to it`)
-    for (let stray = 0; stray < STRAYS_MAX; stray++) {
-      const answer = await readOnce(fd, HEAD_BYTES + bytes)
-      const ms = performance.now() - startedMs
-      if (!answer || ms > timeoutMs) break
-      const isOurs = answer[0] === ECHO[family].reply &&
+    const answer = new Uint8Array(HEAD_BYTES + bytes)
+    for (let stray = 0; stray < STRAYS_MAX;) {
+      const count = Number(libc.recv(fd, ptr(answer), BigInt(answer.length), 0))
+      const waitedMs = performance.now() - startedMs
+      if (count < 0) {
+        if (waitedMs >= timeoutMs) break
+        await passed(Math.min(timeoutMs - waitedMs, Math.max(LOOK_MS_MIN, waitedMs / LOOK_PART)))
+        continue
+      }
+      stray++
+      const isOurs = count >= HEAD_BYTES && answer[0] === ECHO[family].reply &&
         answer[6] === echo[6] && answer[7] === echo[7]
-      if (isOurs) return ms
+      if (!isOurs) continue
+      const isStamped = libc.ioctl(fd, PING.stamp, ptr(came)) === 0
+      // The clock of the wall may have been set meanwhile.
+      return isStamped ? Math.min(waitedMs, Math.max(0, millis(came) - millis(sent))) : waitedMs
     }
     throw late(address, timeoutMs)
   } finally {
@@ -76,20 +88,20 @@ export async function socketPing(
   }
 }
 
+function passed(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms))
+}
+
+/** Of a `timeval`: seconds and microseconds. */
+function millis([seconds = 0n, micros = 0n]: BigInt64Array): number {
+  return Number(seconds) * 1000 + Number(micros) / 1000
+}
+
 /** The kernel fills in identifier and checksum. */
 function echoOf(type: number, { number, bytes }: { number: number; bytes: number }): Uint8Array {
   const echo = new Uint8Array(HEAD_BYTES + bytes)
   echo.set([type, 0, 0, 0, 0, 0, number >> 8, number & 255])
   return echo
-}
-
-function readOnce(fd: number, bytesMax: number): Promise<Uint8Array | undefined> {
-  const buffer = new Uint8Array(bytesMax)
-  return new Promise((resolve) => {
-    read(fd, buffer, 0, bytesMax, null, (error, count) => {
-      resolve(error ? undefined : buffer.subarray(0, count))
-    })
-  })
 }
 
 /** `sockaddr_in` or `sockaddr_in6`, port 0. */

@@ -4,8 +4,10 @@ import { TunnelError } from '../../core/errors.ts'
 const SYMBOLS = {
   socket: { args: ['i32', 'i32', 'i32'], returns: 'i32' },
   connect: { args: ['i32', 'ptr', 'u32'], returns: 'i32' },
-  setsockopt: { args: ['i32', 'i32', 'i32', 'ptr', 'u32'], returns: 'i32' },
   send: { args: ['i32', 'ptr', 'u64', 'i32'], returns: 'i64' },
+  recv: { args: ['i32', 'ptr', 'u64', 'i32'], returns: 'i64' },
+  ioctl: { args: ['i32', 'u64', 'ptr'], returns: 'i32' },
+  gettimeofday: { args: ['ptr', 'ptr'], returns: 'i32' },
   close: { args: ['i32'], returns: 'i32' },
 } as const
 
@@ -19,11 +21,10 @@ const NAMES = [
 export const PING = {
   4: { domain: 2, protocol: 1 },
   6: { domain: 10, protocol: 58 },
-  /** SOCK_DGRAM | SOCK_CLOEXEC */
-  type: 0x80002,
-  /** SOL_SOCKET, SO_RCVTIMEO */
-  level: 1,
-  receiveTimeout: 20,
+  /** SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK */
+  type: 0x80802,
+  /** SIOCGSTAMP: when what was read last had come, as `gettimeofday` says it. */
+  stamp: 0x8906n,
 } as const
 
 /** Throws `host/unsupported`. */

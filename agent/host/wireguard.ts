@@ -3,6 +3,7 @@ import { isTunnelError } from '../../core/errors.ts'
 import type { WireGuardHost } from '../world.ts'
 import { bindUdp } from './datagrams.ts'
 import { dialOut } from './dial_out.ts'
+import { lookupAside } from './names.ts'
 import { hostPing } from './ping.ts'
 import { hostPrograms } from './programs.ts'
 
@@ -14,6 +15,7 @@ export const hostWireGuard: WireGuardHost = {
     return compiled
   },
   dial: dialOut,
+  lookup: lookupAside,
   bindUdp,
   ping: hostPing(hostPrograms),
   async udpPath({ port }) {

@@ -25,6 +25,8 @@ export const EXIT_LIMITS = {
   dialsToOne: 32,
   dialsWaiting: 1_024,
   pings: 8,
+  /** Of all clients; one has no more than are free, so that a few leave room for others. */
+  pingsOfAll: 64,
   lookups: 64,
 } as const
 
@@ -63,6 +65,8 @@ export class Exit {
   readonly ports: ExitPorts
   readonly policy: ExitPolicy
   readonly limits: ExitLimits
+  /** Echoes that are under way. */
+  pings = 0
   readonly #clients = new Map<string, ExitClient>()
 
   constructor(ports: ExitPorts, policy: ExitPolicy, limits: Partial<ExitLimits> = {}) {
@@ -155,10 +159,13 @@ export class ExitClient implements Network {
     { timeoutMs = PING_MS_MAX, bytes = PING_BYTES }: { timeoutMs?: number; bytes?: number } = {},
   ): Promise<number> {
     const plain = this.#judged(address)
-    if (this.#now.pings >= this.#exit.limits.pings) {
-      throw this.#busy(address, `${this.#exit.limits.pings} echoes of one client at a time`)
+    const { pings, pingsOfAll } = this.#exit.limits
+    const places = Math.min(pings, pingsOfAll - this.#exit.pings)
+    if (this.#now.pings >= places) {
+      throw this.#busy(address, `${this.#now.pings} echoes of one client at a time`)
     }
     this.#now.pings++
+    this.#exit.pings++
     try {
       return await this.#exit.ports.ping(plain, {
         timeoutMs: Math.min(timeoutMs, PING_MS_MAX),
@@ -166,6 +173,7 @@ export class ExitClient implements Network {
       })
     } finally {
       this.#now.pings--
+      this.#exit.pings--
     }
   }
 

@@ -132,7 +132,7 @@ export class ServedNetwork {
     options: ServedOptions,
     events: ServedEvents,
   ) {
-    const { clock, crypto, net, wireguard } = world
+    const { clock, crypto, wireguard } = world
     const { udp, profile } = parts
     this.#world = world
     this.#options = options
@@ -146,7 +146,7 @@ export class ServedNetwork {
       : new PublicPort(options.name, options.publicPort)
     const policy = new ExitPolicy(options, () => ownAddresses(world))
     const exit = new Exit({
-      net: { connect: (target) => wireguard.dial(target), lookup: (name) => net.lookup(name) },
+      net: { connect: wireguard.dial, lookup: wireguard.lookup },
       clock,
       bindUdp: wireguard.bindUdp,
       ping: wireguard.ping,

@@ -226,16 +226,13 @@ export class MemberStage {
   #behind(world: World): World {
     return {
       ...world,
-      net: {
-        ...world.net,
+      wireguard: {
+        ...world.wireguard,
         lookup: (name) => {
           const found = this.names.get(name)
           if (found) return Promise.resolve(found)
           return Promise.reject(new TunnelError('net/unknown-host', `Cannot find ${name}`))
         },
-      },
-      wireguard: {
-        ...world.wireguard,
         dial: (target) => this.#dial(target as { host: string; port: number }),
         bindUdp: () => {
           let handler: DatagramHandler | undefined

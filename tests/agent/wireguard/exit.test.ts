@@ -351,4 +351,27 @@ test('an echo: by a ping socket where it is granted, by the program elsewhere, a
   assert.ok(await made.exit.client('a').ping(space.inside, { timeoutMs: 5_000 }) >= 0)
 })
 
+test('echoes of all clients have a bound, and a few clients leave room for others', async () => {
+  let answer = (): void => {}
+  const late = new Promise<number>((resolve) => answer = () => resolve(1))
+  const made = bench({ loopback: true }, {
+    ports: { ping: () => late },
+    limits: { pings: 8, pingsOfAll: 16 },
+  })
+  const waits: Promise<number>[] = []
+  for (const id of ['a', 'b', 'c']) {
+    const client = made.exit.client(id)
+    for (let i = 0; i < 16; i++) waits.push(client.ping('127.0.0.1'))
+  }
+  const turned = Promise.allSettled(waits).then((all) =>
+    all.flatMap((one) => one.status === 'rejected' ? [one.reason.code] : [])
+  )
+  assert.ok(made.exit.pings < 16, 'there is room for one more')
+  const another = made.exit.client('d').ping('127.0.0.1')
+  answer()
+  await another
+  assert.equal([...new Set(await turned)], ['exit/busy'])
+  assert.is(made.exit.pings, 0)
+})
+
 test.run()
