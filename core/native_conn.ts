@@ -136,6 +136,17 @@ export class NativeConn implements Conn {
     return sent
   }
 
+  lend(bytes: Uint8Array): Sent {
+    if (this.#closed || this.#ending || !this.#socket) return 'lost'
+    const taken = this.#queue.length > 0 ? 0 : this.#socket.write(bytes)
+    if (taken === bytes.length) return 'ok'
+    if (taken < 0) return 'lost'
+    const rest = bytes.slice(taken)
+    const sent = this.#enqueue(rest)
+    if (sent === 'queued') (this.#given ??= new Set()).add(rest.buffer as ArrayBuffer)
+    return sent
+  }
+
   #enqueue(bytes: Uint8Array): Sent {
     if (this.#queuedBytes + bytes.length > QUEUE_BYTES_MAX) {
       this.abort()

@@ -43,6 +43,8 @@ export interface Socket {
 
 export interface ConnHandler {
   data(bytes: Uint8Array): void
+  /** In place of `data`, from connections that would have to copy for it: the array holds during the call alone. */
+  lent?(bytes: Uint8Array): void
   drain?(): void
   /** The peer has finished sending; our direction stays open until `end`. */
   end(): void
@@ -59,6 +61,8 @@ export interface Conn {
    * are freed once they have gone. Absent where nothing is gained by it.
    */
   give?(bytes: Uint8Array): Sent
+  /** As `write`, of an array that holds during the call alone: what does not go at once is copied. */
+  lend?(bytes: Uint8Array): Sent
   /** Half-closes after what is queued. */
   end(): void
   /** Drops the connection at once, with a reset where the runtime can send one. */
@@ -133,13 +137,23 @@ class Side implements ConnHandler {
   }
 
   data(chunk: Uint8Array): void {
-    if (this.isBack) this.bytes.back += chunk.length
-    else this.bytes.forth += chunk.length
     const { to } = this
-    const sent = to.give ? to.give(chunk) : to.write(chunk)
+    this.#passed(to.give ? to.give(chunk) : to.write(chunk), chunk.length)
+  }
+
+  lent(chunk: Uint8Array): void {
+    const { length } = chunk
+    const { to } = this
+    if (to.lend) this.#passed(to.lend(chunk), length)
+    else this.#passed(to.give ? to.give(chunk.slice()) : to.write(chunk.slice()), length)
+  }
+
+  #passed(sent: Sent, bytes: number): void {
+    if (this.isBack) this.bytes.back += bytes
+    else this.bytes.forth += bytes
     if (sent === 'queued') this.from.pause()
     else if (sent === 'lost') this.from.abort()
-    if (this.pace) this.#wait(this.pace, chunk.length)
+    if (this.pace) this.#wait(this.pace, bytes)
   }
 
   #wait(pace: Pace, bytes: number): void {

@@ -10,6 +10,8 @@ export type Sent = 'ok' | 'queued' | 'lost'
 
 export interface FlowHandler {
   data(bytes: Uint8Array): void
+  /** In place of `data`: a view of the module's memory, which holds during the call alone, and until the module is called. */
+  lent?(bytes: Uint8Array): void
   /** What was queued has gone. */
   drain?(): void
   /** The other side has finished sending; our direction stays open until `end`. */
@@ -17,6 +19,14 @@ export interface FlowHandler {
   /** Last event; `error` tells a reset or a timeout from an orderly end. */
   closed(error?: Error): void
 }
+
+/**
+ * Buffers that were given are freed at once from this size on: the collector would let each come from new
+ * pages of the system.
+ */
+const FREED_BYTES_MIN = 16_384
+/** Of one piece that is lent: who can send a part of it alone copies the rest. */
+const LENT_BYTES_MAX = 256 * 1024
 
 /** Bits of a change (ABI.md). */
 export const CHANGE = {
@@ -59,6 +69,8 @@ export class Flow {
   #handler: FlowHandler | undefined
   #queue: Uint8Array[] = []
   #queueBytes = 0
+  /** Buffers of the queue that are ours to free. */
+  #given: Set<ArrayBufferLike> | undefined
   #isPaused = false
   #isScheduled = false
   #isPumping = false
@@ -93,6 +105,16 @@ export class Flow {
     if (this.#queueBytes > 0) return this.#keep(bytes)
     const taken = this.#put(bytes)
     return taken === bytes.length ? 'ok' : this.#keep(bytes.subarray(taken))
+  }
+
+  /** As `write`, of an array that is the flow's from now on, with the whole buffer below it. */
+  give(bytes: Uint8Array): Sent {
+    const sent = this.write(bytes)
+    const { buffer, length } = bytes
+    if (sent === 'lost' || length < FREED_BYTES_MIN || length !== buffer.byteLength) return sent
+    if (sent === 'ok') free(buffer)
+    else (this.#given ??= new Set()).add(buffer)
+    return sent
   }
 
   /** Half-closes after what is queued. */
@@ -160,6 +182,7 @@ export class Flow {
   #over(): void {
     this.#isOver = true
     this.#queue = []
+    this.#given = undefined
     this.#queueBytes = 0
     this.#stack.forget(this)
     this.#opening?.failed(this.#error ?? new Error('connection closed'))
@@ -199,6 +222,7 @@ export class Flow {
         return
       }
       this.#queue.shift()
+      if (this.#given?.delete(first.buffer)) free(first.buffer)
     }
     if (!this.#wantsDrain) return
     this.#wantsDrain = false
@@ -223,6 +247,13 @@ export class Flow {
       while (this.#handler && !this.#isPaused && !this.#isOver) {
         const piece = this.#stack.peek(this.id)
         if (piece.length === 0) break
+        if (this.#handler.lent) {
+          const part = piece.subarray(0, LENT_BYTES_MAX)
+          const { length } = part
+          this.#handler.lent(part)
+          if (!this.#isOver) this.#stack.consume(this.id, length)
+          continue
+        }
         const bytes = piece.slice()
         this.#stack.consume(this.id, bytes.length)
         this.#handler.data(bytes)
@@ -239,4 +270,8 @@ export class Flow {
       this.#isPumping = false
     }
   }
+}
+
+function free(buffer: ArrayBufferLike): void {
+  if (buffer instanceof ArrayBuffer) buffer.transfer(0)
 }

@@ -35,6 +35,11 @@ export class CountedConn implements Conn {
     return this.#below.give ? this.#below.give(bytes) : this.#below.write(bytes)
   }
 
+  lend(bytes: Uint8Array): Sent {
+    this.activeMs = this.#clock.monotonic()
+    return this.#below.lend ? this.#below.lend(bytes) : this.give(bytes.slice())
+  }
+
   end(): void {
     this.#below.end()
   }
@@ -63,11 +68,18 @@ export class CountedConn implements Conn {
 
   handle(handler: ConnHandler): void {
     this.#isHandled = true
+    const { lent } = handler
     this.#below.handle({
       data: (bytes) => {
         this.activeMs = this.#clock.monotonic()
         handler.data(bytes)
       },
+      ...(lent && {
+        lent: (bytes: Uint8Array) => {
+          this.activeMs = this.#clock.monotonic()
+          lent.call(handler, bytes)
+        },
+      }),
       drain: () => handler.drain?.(),
       end: () => handler.end(),
       closed: (error) => {

@@ -153,6 +153,43 @@ test('listen() says that a port is taken', async () => {
   await listener.close()
 })
 
+test('lend() copies what does not go at once, and nothing is lost or changed', async () => {
+  const { listener, next } = await accepting()
+  const near = new Collector(await t.world.net.connect({ host: '127.0.0.1', port: listener.port }))
+  const far = await next()
+  const bytes = pattern(12_000_000, 7)
+  const memory = new Uint8Array(200_000)
+  let queued = 0
+  const drained = (): Promise<void> => new Promise((resolve) => drain = resolve)
+  let drain = (): void => {}
+  far.handle({ data() {}, drain: () => drain(), end() {}, closed() {} })
+  for (let at = 0; at < bytes.length;) {
+    const piece = memory.subarray(0, Math.min(memory.length, bytes.length - at))
+    piece.set(bytes.subarray(at, at + piece.length))
+    at += piece.length
+    const wait = drained()
+    const sent = far.lend!(piece)
+    memory.fill(255)
+    assert.is.not(sent, 'lost')
+    if (sent === 'ok') continue
+    queued++
+    // One more behind what waits.
+    if (at < bytes.length) {
+      piece.set(bytes.subarray(at, at + 10))
+      at += 10
+      assert.is(far.lend!(piece.subarray(0, 10)), 'queued')
+      memory.fill(254)
+    }
+    await wait
+  }
+  far.end()
+  assert.is(Buffer.compare(await near.ended, bytes), 0)
+  assert.ok(queued > 0, 'the system took all at once')
+  assert.is(far.lend!(memory), 'lost')
+  near.conn.end()
+  await listener.close()
+})
+
 test('give() frees a large buffer once it has gone, and only one that is whole', async () => {
   const { listener, next } = await accepting()
   const near = new Collector(await t.world.net.connect({ host: '127.0.0.1', port: listener.port }))

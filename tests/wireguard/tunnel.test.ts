@@ -151,6 +151,67 @@ test('splice() joins a flow with another connection', async () => {
   close()
 })
 
+test('what is lent holds during the call; what is given is freed once the stack has it', async () => {
+  const bytes = pattern(3 * 2 ** 20 + 17)
+  const got = new Uint8Array(bytes.length)
+  let kept: Uint8Array = new Uint8Array()
+  let [at, waits] = [0, 0]
+  let over!: () => void
+  const all = new Promise<void>((resolve) => over = resolve)
+  const { a, close } = bed({
+    onIncoming: (asked) => {
+      const flow = asked.accept()!
+      flow.handle({
+        data: () => assert.unreachable('it was lent'),
+        lent: (view) => {
+          got.set(view, at)
+          at += view.length
+          kept = view
+          // A reader that is slow now and then.
+          if (++waits % 5 === 0) {
+            flow.pause()
+            setTimeout(() => flow.resume(), 0)
+          }
+        },
+        end: () => over(),
+        closed: () => {},
+      })
+    },
+  })
+  const flow = await a.connect({ address: '10.0.0.2', port: 1 })
+  let drain = (): void => {}
+  flow.handle({ data: () => {}, drain: () => drain(), end: () => {}, closed: () => {} })
+  for (let from = 0; from < bytes.length;) {
+    const chunk = bytes.slice(from, from + 100_000)
+    from += chunk.length
+    const small = bytes.slice(from, from + 100)
+    from += small.length
+    const drained = new Promise<void>((resolve) => drain = resolve)
+    const [sent, also] = [flow.give(chunk), flow.give(small)]
+    if (sent === 'queued' || also === 'queued') await drained
+    if (chunk.buffer.byteLength > 0) assert.ok(chunk.length < 16_384, 'a great buffer is freed')
+    assert.is(small.buffer.byteLength, small.length)
+  }
+  flow.end()
+  await all
+  assert.equal(got, bytes)
+  assert.is.not(kept.buffer.byteLength, kept.length)
+  close()
+})
+
+test('a part of a buffer that is given leaves the rest alone', async () => {
+  let got: Promise<Uint8Array> | undefined
+  const { a, close } = bed({ onIncoming: (asked) => void (got = readAll(asked.accept()!)) })
+  const flow = await a.connect({ address: '10.0.0.2', port: 1 })
+  flow.handle({ data: () => {}, end: () => {}, closed: () => {} })
+  const whole = pattern(64_000)
+  flow.give(whole.subarray(0, 32_000))
+  assert.equal(whole, pattern(64_000))
+  flow.end()
+  assert.equal(await got!, pattern(64_000).subarray(0, 32_000))
+  close()
+})
+
 test('a flow that is refused says so, by reset or by a reason', async () => {
   const { a, close } = bed({ onIncoming: (incoming) => incoming.reject('reset') })
   try {
