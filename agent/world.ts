@@ -102,6 +102,26 @@ export interface WireGuardHost {
    * `net/in-use`, `net/denied`.
    */
   udpPath(at: { readonly port: number }): Promise<SocketPath>
+  /**
+   * Makes an interface of the system, without addresses, down. Linux alone, as root. Throws `tun/system`,
+   * `tun/denied`, `tun/missing`, `tun/taken`, `tun/failed`.
+   */
+  openTun(name: string): Promise<TunDevice>
+}
+
+/** An interface whose packets this program gives and takes. It ends with the process, whatever ends that. */
+export interface TunDevice {
+  readonly name: string
+  /** Packets that the system did not take. */
+  readonly dropped: number
+  /**
+   * IP packets of the system, side by side, each whole: the next that there are. What is not read waits with
+   * the system, and holds up those who send. Undefined when it is closed.
+   */
+  read(): Promise<Uint8Array | undefined>
+  /** One packet to the system. False: it was not taken. */
+  write(bytes: Uint8Array, from: number, length: number): boolean
+  close(): Promise<void>
 }
 
 /** A path of a device that is a socket. */

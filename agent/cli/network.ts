@@ -10,6 +10,7 @@ import type { StopReason, World } from '../world.ts'
 import { openMembership } from '../wireguard/membership_control.ts'
 import type { MembershipControl } from '../wireguard/membership_control.ts'
 import { JoinedNetwork } from '../wireguard/joined_network.ts'
+import type { NearEnds } from '../wireguard/near_end.ts'
 import type { TunnelState } from '../wireguard/tunnel_client.ts'
 import { parseForward } from '../wireguard/port_forward.ts'
 import type { Forward } from '../wireguard/port_forward.ts'
@@ -61,6 +62,8 @@ export interface NetworkChoice {
   /** UDP is tried where the server can be reached so. */
   direct: boolean
   json: boolean
+  /** What is at our end; a stack unless given. */
+  ends?: NearEnds
 }
 
 /** Throws `dial/name`. */
@@ -104,7 +107,7 @@ export class RelayWatch {
  */
 export async function inNetwork(
   world: World,
-  { name, choice, direct, json }: NetworkChoice,
+  { name, choice, direct, json, ends }: NetworkChoice,
   use: (joined: JoinedNetwork, screen: Screen) => Promise<number>,
 ): Promise<number> {
   const screen = new Screen(world, { json })
@@ -124,7 +127,8 @@ export async function inNetwork(
     const stop = stopped(world)
     const work = async (): Promise<number> => {
       await presence.ready()
-      joined = await JoinedNetwork.open(world, { peers: presence.peers, name, direct }, {
+      const options = { peers: presence.peers, name, direct, ...(ends ? { ends } : {}) }
+      joined = await JoinedNetwork.open(world, options, {
         changed: (state) =>
           changed(screen, { state, fail: over.reject, wasUp: joined !== undefined }),
         moved: (path) =>

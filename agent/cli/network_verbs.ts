@@ -16,6 +16,10 @@ export const NETWORK_VERBS: Readonly<
     summary: 'forward ports into a private network, and out of it',
     load: async () => (await import('../commands/wg_forward.ts')).forwardWg,
   },
+  tun: {
+    summary: 'route this machine into a private network, by an interface of its own (Linux, root)',
+    load: async () => (await import('../commands/wg_tun.ts')).tunWg,
+  },
   ping: {
     summary: 'see whether a host of a private network answers',
     load: async () => (await import('../commands/wg_ping.ts')).pingWg,

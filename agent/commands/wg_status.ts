@@ -44,7 +44,9 @@ async function run({ network, json }: StatusOptions, world: World): Promise<numb
     const rows = of('joined').map((one) => [
       String(one['name']),
       ...cells(world, { ...one, address: (one['addresses'] as string[])[0] }),
-      String(one['pid']),
+      one['interface'] === undefined
+        ? String(one['pid'])
+        : `${one['pid']}, interface ${one['interface']}`,
     ])
     stdout.write(columns(['NETWORK', ...HEADS, 'PROCESS'], rows, stdout))
   }

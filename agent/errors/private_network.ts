@@ -106,6 +106,68 @@ export const PRIVATE_NETWORK: ErrorTable = {
       ],
     },
   },
+  tun: {
+    about: 'the interface of this machine in a private network',
+    codes: {
+      all: [
+        'The network does not lead everywhere, so not all of this machine can be routed into it.',
+        'Whoever serves it named some routes and not 0.0.0.0/0.',
+        'Ask whoever serves it for --route 0.0.0.0/0, and --route ::/0 where it has IPv6; or leave --all out.',
+      ],
+      denied: [
+        'This user may not make interfaces.',
+        'Only root may, or who has CAP_NET_ADMIN.',
+        'Run it as root, whose profile is its own: its identity must be let in by whoever serves. Without root there are "sotto wg socks5" and "sotto wg forward".',
+      ],
+      failed: [
+        'The system made no interface, for a reason of its own.',
+        'A limit, a security module, or a container that lacks something.',
+        'Look at the number of the error, and at the system log.',
+      ],
+      full: [
+        'This machine has as many interfaces of sotto as it may.',
+        'Sixteen run at once.',
+        'Stop one of them.',
+        'sotto wg status',
+      ],
+      gone: [
+        'The interface was removed while it was used.',
+        'Somebody deleted it, or the network was set up anew by another program.',
+        'Start the command again. Programs that manage networks can be told to leave it alone by its name.',
+      ],
+      ip: [
+        'Addresses and routes could not be set.',
+        'The program "ip" of iproute2 is missing, is that of BusyBox, or refuses what the message quotes.',
+        'Install iproute2 (apt-get install iproute2, dnf install iproute, apk add iproute2) and run the command as root.',
+      ],
+      missing: [
+        'The system has no /dev/net/tun.',
+        'The module "tun" is not loaded, or a container was not given the device.',
+        'Load it (modprobe tun), or start the container with --device /dev/net/tun --cap-add NET_ADMIN.',
+      ],
+      names: [
+        'Names cannot be asked of that network.',
+        'Whoever serves it does so without --dns.',
+        'Ask for it, or leave --dns out here.',
+      ],
+      route: [
+        'A route that was asked for is not served.',
+        'A typing error, or whoever serves the network named another.',
+        'See what it leads to: without --route the routes are listed at the start.',
+      ],
+      system: [
+        'This system cannot do that: interfaces are for Linux on x86-64 and arm64.',
+        'Another system.',
+        'Use the network by its proxy or by ports.',
+        'sotto wg socks5 NET',
+      ],
+      taken: [
+        'An interface of that name is there already.',
+        'Another "sotto wg tun", or some other program.',
+        'See "ip link", and name another, such as --name sotto1.',
+      ],
+    },
+  },
   wgconfig: {
     about: 'configuration files of WireGuard',
     codes: {

@@ -75,6 +75,7 @@ const NO_WIREGUARD: WireGuardHost = {
   bindUdp: unsupported,
   ping: unsupported,
   udpPath: unsupported,
+  openTun: unsupported,
 }
 const NO_NET: Net = {
   connect: unsupported,

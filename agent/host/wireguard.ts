@@ -28,4 +28,5 @@ export const hostWireGuard: WireGuardHost = {
       return await UdpPath.open({ host: '0.0.0.0', port })
     }
   },
+  openTun: async (name) => await (await import('./tun_device.ts')).openTun(name),
 }

@@ -8,8 +8,10 @@ import type { Peers } from '../peers.ts'
 import type { SocketPath, World } from '../world.ts'
 import type { Endpoint } from '../wireguard-wasm/address.ts'
 import type { Path } from '../wireguard-wasm/driver.ts'
-import type { PeerStats } from '../wireguard-wasm/peer.ts'
+import type { Peer, PeerStats } from '../wireguard-wasm/peer.ts'
 import { Tunnel } from '../wireguard-wasm/tunnel.ts'
+import type { Notice } from '../wireguard-wasm/device.ts'
+import type { NearEnd, NearEndOptions, NearEnds } from './near_end.ts'
 import { lanEndpoints, takenNetworks } from './own_addresses.ts'
 import { RACE_PATH, RacePath } from './race_path.ts'
 import { RELAY_PATH, RelayPath, UDP_PATH } from './relay_path.ts'
@@ -35,6 +37,17 @@ export interface JoinedFacts {
   flows: number
   /** Largest packet inside, 0 before the first agreement. */
   mtu: number
+  /** Of this machine, where the network has one. */
+  interface?: string
+}
+
+export interface JoinOptions {
+  peers: Pick<Peers, 'open' | 'openPackets'>
+  name: string
+  /** Whether UDP is tried where the server takes it. */
+  direct?: boolean
+  /** What is at our end; a stack, which `network` is over, unless given. */
+  ends?: NearEnds
 }
 
 export class JoinedNetwork {
@@ -51,19 +64,17 @@ export class JoinedNetwork {
   #agreed: Agreed | undefined
   #mtu = 0
   #state: JoinedFacts['state'] = 'opening'
-  #tunnel: Tunnel | undefined
+  readonly #ends: NearEnds
+  #tunnel: NearEnd | undefined
+  #addresses: readonly string[] = []
+  #isClosed = false
   #channels: RelayPath | undefined
   #race: RacePath | undefined
 
   /** Resolves when it is up. Throws what `TunnelClient.open` throws. */
   static async open(
     world: World,
-    { peers, name, direct = true }: {
-      peers: Pick<Peers, 'open' | 'openPackets'>
-      name: string
-      /** Whether UDP is tried where the server takes it. */
-      direct?: boolean
-    },
+    { peers, name, direct = true, ends }: JoinOptions,
     events: JoinedEvents,
   ): Promise<JoinedNetwork> {
     const module = await world.wireguard.module()
@@ -73,7 +84,7 @@ export class JoinedNetwork {
       : undefined
     const joined = new JoinedNetwork(
       world,
-      { peers, name, module, ...(udp ? { udp } : {}) },
+      { peers, name, module, ...(udp ? { udp } : {}), ...(ends ? { ends } : {}) },
       events,
     )
     try {
@@ -87,9 +98,7 @@ export class JoinedNetwork {
 
   private constructor(
     world: World,
-    { peers, name, udp, module }: {
-      peers: Pick<Peers, 'open' | 'openPackets'>
-      name: string
+    { peers, name, udp, module, ends }: Omit<JoinOptions, 'direct'> & {
       udp?: SocketPath
       module: WebAssembly.Module
     },
@@ -101,6 +110,7 @@ export class JoinedNetwork {
     this.#module = module
     this.#udp = udp
     this.#events = events
+    this.#ends = ends ?? { make: (options) => this.#stack(options) }
     this.network = new StackNetwork({
       clock,
       crypto,
@@ -130,15 +140,17 @@ export class JoinedNetwork {
     return {
       name: this.name,
       state: this.#state,
-      addresses: this.network.localAddresses,
+      addresses: this.#addresses,
       path: stats?.endpoint && pathText(stats.endpoint),
       stats,
-      flows: this.#tunnel?.stats().flows ?? 0,
+      flows: this.#tunnel?.flows ?? 0,
       mtu: this.#mtu,
+      ...(this.#ends.interface === undefined ? {} : { interface: this.#ends.interface }),
     }
   }
 
   close(): void {
+    this.#isClosed = true
     this.#client.close()
     this.network.close()
     this.#tunnel?.close()
@@ -151,8 +163,8 @@ export class JoinedNetwork {
     this.#events.changed(state)
   }
 
-  #device(privateKey: Uint8Array, agreed: Agreed): Promise<ClientDevice> {
-    const before = this.#tunnel && this.network.localAddresses.join()
+  async #device(privateKey: Uint8Array, agreed: Agreed): Promise<ClientDevice> {
+    const before = this.#tunnel && this.#addresses.join()
     this.#agreed = agreed
     const addresses = [agreed.address4, agreed.address6].map(({ bytes }) => formatAddress(bytes))
     // The size of segments is agreed on when a connection opens: all ways that may come have to carry them.
@@ -161,31 +173,36 @@ export class JoinedNetwork {
     // Another address or size: connections of the one before could not go on.
     if (before === addresses.join() && this.#mtu === mtu) {
       this.#tunnel!.device.setPrivateKey(privateKey)
-    } else this.#build(privateKey, { addresses, mtu })
-    return Promise.resolve({
+      await this.#ends.renewed?.(agreed)
+    } else await this.#build(privateKey, { addresses, mtu, agreed })
+    return {
       table: tableOf(this.#tunnel!),
       channels: this.#channels!,
       ...(this.#race && isDirect ? { races: this.#race } : {}),
-    })
+    }
   }
 
-  #build(privateKey: Uint8Array, { addresses, mtu }: { addresses: string[]; mtu: number }): void {
+  async #build(
+    privateKey: Uint8Array,
+    { addresses, mtu, agreed }: { addresses: string[]; mtu: number; agreed: Agreed },
+  ): Promise<void> {
     this.#tunnel?.close()
     this.#channels?.close()
-    const { clock } = this.#world
-    const tunnel = this.#tunnel = new Tunnel({
+    this.#tunnel = undefined
+    const tunnel = await this.#ends.make({
       module: this.#module,
       privateKey,
       addresses,
       mtu,
-      after: (ms, run) => clock.after(ms, run),
-      onIncoming: (incoming) => this.network.incoming(incoming),
-      onMessage: (message) => this.network.message(message),
-      onRestart: (cause) => this.#events.problem(cause),
-      onNotice: (notice, peer) => this.#race?.noticed(notice, peer),
-    })
+      after: (ms, run) => this.#world.clock.after(ms, run),
+      onRestart: (cause: unknown) => this.#events.problem(cause),
+      onNotice: (notice: Notice, peer: Peer) => this.#race?.noticed(notice, peer),
+    }, agreed)
+    // It was closed meanwhile.
+    if (this.#isClosed) tunnel.close()
+    this.#tunnel = tunnel
+    this.#addresses = addresses
     this.#mtu = mtu
-    this.network.use(tunnel)
     const channels = this.#channels = new RelayPath()
     const ways = new Map<number, Path>([[RELAY_PATH, channels]])
     if (this.#udp) {
@@ -194,6 +211,24 @@ export class JoinedNetwork {
       tunnel.addPath(RACE_PATH, this.#race)
     }
     for (const [number, path] of ways) tunnel.addPath(number, path)
+  }
+
+  #stack(options: NearEndOptions): NearEnd {
+    const tunnel = new Tunnel({
+      ...options,
+      onIncoming: (incoming) => this.network.incoming(incoming),
+      onMessage: (message) => this.network.message(message),
+    })
+    this.network.use(tunnel)
+    return {
+      device: tunnel.device,
+      addPath: (number, path) => tunnel.addPath(number, path),
+      wake: () => tunnel.wake(),
+      get flows() {
+        return tunnel.stats().flows
+      },
+      close: () => tunnel.close(),
+    }
   }
 }
 

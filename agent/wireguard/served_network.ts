@@ -325,7 +325,7 @@ export function stockClient(name: string): string {
 }
 
 /** A tunnel as the table of peers that agreements need. */
-export function tableOf(tunnel: Tunnel): PeerTable {
+export function tableOf(tunnel: Pick<Tunnel, 'device' | 'wake'>): PeerTable {
   return {
     get publicKey() {
       return tunnel.device.publicKey
