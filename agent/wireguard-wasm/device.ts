@@ -135,7 +135,9 @@ export class Device implements PeerDevice {
 
   /** Every session is made anew with the new key. Throws `wireguard/key`. */
   setPrivateKey(privateKey: Uint8Array): void {
-    this.#privateKey = checkKey(privateKey, 'private').slice()
+    const key = checkKey(privateKey, 'private').slice()
+    this.#privateKey.fill(0)
+    this.#privateKey = key
     this.run(() => this.#writeKey())
     this.#publicKey = this.#derive()
   }
@@ -195,6 +197,8 @@ export class Device implements PeerDevice {
     this.#byKey.delete(keyText(peer.publicKey))
     this.#byId[id] = undefined
     peer.id = -1
+    peer.state.presharedKey?.fill(0)
+    peer.state.presharedKey = undefined
     this.run(({ call }) => call['wg_remove_peer']!(id))
   }
 
@@ -537,6 +541,7 @@ export class Device implements PeerDevice {
     }
     const times = [this.#now(), this.#wallClock()] as const
     this.run((instance) => bring(instance, { id: peer.id, before, next, times }))
+    if (before.presharedKey !== next.presharedKey) before.presharedKey?.fill(0)
   }
 }
 

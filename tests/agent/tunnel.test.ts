@@ -9,7 +9,8 @@ import { parseNetwork } from '../../core/address.ts'
 import { AgreementReader, encodeAgreement } from '../../core/agreement.ts'
 import type { Agreed, AgreementMessage } from '../../core/agreement.ts'
 import { hex } from '../../core/bytes.ts'
-import { isTunnelError } from '../../core/errors.ts'
+import type { Clock } from '../../core/clock.ts'
+import { isTunnelError, TunnelError } from '../../core/errors.ts'
 import { formatKey } from '../../core/key.ts'
 import { join } from '../../agent/join.ts'
 import type { Joining } from '../../agent/join.ts'
@@ -25,6 +26,7 @@ import { TunnelServer } from '../../agent/wireguard/tunnel_server.ts'
 import type { Member, TunnelServerPorts } from '../../agent/wireguard/tunnel_server.ts'
 import { testWorld } from '../support/agent_world.ts'
 import type { TestWorld } from '../support/agent_world.ts'
+import { WarpClock } from '../support/warp_clock.ts'
 import { Scene } from '../support/scene.ts'
 import type { RelayHome } from '../support/scene.ts'
 
@@ -90,6 +92,8 @@ interface Actor {
   key: string
   test: TestWorld
   cut(key: string): void
+  /** The machine is gone without a word: links end, and none is opened any more. */
+  strand(): void
 }
 
 let scene: Scene
@@ -120,10 +124,12 @@ test.after.each(async () => {
 async function enter(name: string): Promise<Actor> {
   const t = await testWorld(env)
   const links: { url: string; end(): void }[] = []
+  let isStranded = false
   const world: World = {
     ...t.world,
     link: {
       open: async (url, options) => {
+        if (isStranded) throw new TunnelError('net/unreachable', 'There is no network')
         const opened = await t.world.link.open(url, options)
         links.push({ url, end: () => opened.socket.terminate() })
         return opened
@@ -139,6 +145,10 @@ async function enter(name: string): Promise<Actor> {
     key: formatKey(joining.identity.public),
     test: t,
     cut: (key) => links.filter(({ url }) => url.endsWith(key)).forEach((link) => link.end()),
+    strand: () => {
+      isStranded = true
+      for (const link of links) link.end()
+    },
   }
   actors.push(actor)
   await presence.ready()
@@ -214,15 +224,22 @@ interface Asking {
   until(kind: TunnelState['kind']): Promise<TunnelState>
 }
 
-function ask(who: Actor, name = 'office'): Asking {
-  const { crypto, clock } = who.test.world
+function ask(
+  who: Actor,
+  name = 'office',
+  { clock = who.test.world.clock, peers = who.presence.peers }: {
+    clock?: Clock
+    peers?: Presence['peers']
+  } = {},
+): Asking {
+  const { crypto } = who.test.world
   const states: TunnelState[] = []
   const heard: (() => void)[] = []
   let made: Engine | undefined
   const client = new TunnelClient({
     clock,
     crypto,
-    peers: who.presence.peers,
+    peers,
     name,
     taken: () => [],
     endpoints: () => [],
@@ -377,6 +394,102 @@ test('a session that ended is opened anew: another key, the same address', async
   asking.engine().send(packet)
   await served.engine.until(packet)
   assert.is(served.engine.device.peers.length, 1)
+})
+
+async function changed(peer: { state: { presharedKey: Uint8Array | undefined } }, before: string) {
+  while (hex(peer.state.presharedKey!) === before) {
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
+  return hex(peer.state.presharedKey!)
+}
+
+test('a tunnel that is held for long has a new pre-shared key every half hour, and its sessions use it', async () => {
+  const [server, client] = [await enter('office'), await enter('laptop')]
+  await allow(server, client)
+  const clock = new WarpClock()
+  const served = serve(server, { clock })
+  const asking = ask(client, 'office', { clock })
+  const agreed = await asking.client.open()
+  const [there] = served.engine.device.peers
+  const [here] = asking.engine().device.peers
+  const keys = [hex(there!.state.presharedKey!)]
+  const first = here!.state.presharedKey!
+  for (let i = 0; i < 3; i++) {
+    clock.skip(1_790_000)
+    assert.is(hex(here!.state.presharedKey!), keys.at(-1))
+    clock.skip(11_000)
+    keys.push(await changed(here!, keys.at(-1)!))
+    assert.is(hex(there!.state.presharedKey!), keys.at(-1))
+  }
+  assert.is(new Set(keys).size, 4)
+  assert.equal([...first], [...new Uint8Array(32)])
+  // Packets pass by keys that hold the newest: the first handshake is some seconds old by then.
+  here!.connect()
+  const packet = packetOf(agreed.address4.bytes, HOST)
+  asking.engine().send(packet)
+  await served.engine.until(packet)
+  assert.equal(asking.states.map(({ kind }) => kind), ['up'])
+})
+
+test('a server that renews no keys is left, and agreed with anew', async () => {
+  const [server, client] = [await enter('office'), await enter('laptop')]
+  await allow(server, client)
+  serve(server)
+  const clock = new WarpClock()
+  const asking = ask(client, 'office', { clock })
+  await asking.client.open()
+  // No answer can come in between.
+  clock.skip(1_800_500)
+  clock.skip(1_800_500)
+  const down = await asking.until('down')
+  assert.match(`${down.kind === 'down' && down.error?.message}`, /keys were not renewed/)
+  clock.skip(1_000)
+  await asking.until('up')
+})
+
+test('a way that is lost again and again in a moment renews no faster than the server allows', async () => {
+  const [server, client] = [await enter('office'), await enter('laptop')]
+  await allow(server, client)
+  const served = serve(server)
+  const asking = ask(client)
+  await asking.client.open()
+  const [there] = served.engine.device.peers
+  const [here] = asking.engine().device.peers
+  let key = hex(here!.state.presharedKey!)
+  for (let i = 0; i < 3; i++) {
+    client.cut(server.key)
+    key = await changed(here!, key)
+    assert.is(hex(there!.state.presharedKey!), key)
+  }
+  assert.equal(asking.states.map(({ kind }) => kind), ['up'])
+})
+
+test('a process that died leaves its address to the one that comes after it', async () => {
+  const [server, client] = [await enter('office'), await enter('laptop')]
+  await allow(server, client)
+  const served = serve(server)
+  const agreed = await ask(client).client.open()
+  client.strand()
+  while (server.presence.peers.sessions[0]!.state !== 'waiting') {
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
+  const { world } = client.test
+  const choice = { relay: undefined, fingerprint: relay.fingerprint }
+  const joining = await join(world, choice, () => {})
+  const presence = await Presence.open(world, { joining, tell() {} })
+  await presence.ready()
+  try {
+    const asking = ask(client, 'office', { peers: presence.peers })
+    const again = await asking.client.open()
+    assert.equal([...again.address4.bytes], [...agreed.address4.bytes])
+    assert.is(served.server.members.length, 1)
+    const packet = packetOf(agreed.address4.bytes, HOST)
+    asking.engine().send(packet)
+    await served.engine.until(packet)
+    asking.client.close()
+  } finally {
+    presence.close()
+  }
 })
 
 /** One who holds the right and speaks as it likes; what the server says. */

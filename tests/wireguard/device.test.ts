@@ -202,4 +202,46 @@ test('the AEAD over vectors agrees with its twin in this engine', () => {
   assert.ok(new Node(9, new Time()).device.selfTest())
 })
 
+/** How often a key lies in the module's memory. */
+function found({ device }: Node, key: Uint8Array): number {
+  const memory = new Uint8Array(device.instance.buffer as ArrayBuffer)
+  let count = 0
+  for (let at = memory.indexOf(key[0]!); at >= 0; at = memory.indexOf(key[0]!, at + 1)) {
+    if (key.every((byte, i) => memory[at + i] === byte)) count++
+  }
+  return count
+}
+
+test('a pre-shared key and a private key that were replaced are nowhere any more, nor those of a peer that left', () => {
+  const time = new Time()
+  const [a, b] = nodes(time)
+  const meet = (key: Uint8Array): Uint8Array => {
+    for (const node of [a, b]) node.peer.update({ presharedKey: key })
+    time.ms += 6_000
+    a.peer.connect()
+    a.device.send(ipv4(1, 2, 100))
+    settle(a, b)
+    return key
+  }
+  const first = meet(crypto.getRandomValues(new Uint8Array(32)))
+  const kept = a.peer.state.presharedKey!
+  assert.equal([...kept], [...first])
+  assert.ok(found(a, first) > 0 && found(b, first) > 0)
+  const second = meet(crypto.getRandomValues(new Uint8Array(32)))
+  assert.is(b.packets.length, 2)
+  assert.equal([...kept], [...new Uint8Array(32)])
+  assert.equal([found(a, first), found(b, first)], [0, 0])
+  // Whoever gave it has it still, and wipes it when they like.
+  assert.ok(first.some((byte) => byte !== 0))
+  const before = crypto.getRandomValues(new Uint8Array(32))
+  a.device.setPrivateKey(before)
+  assert.ok(found(a, before) > 0)
+  a.device.setPrivateKey(crypto.getRandomValues(new Uint8Array(32)))
+  assert.is(found(a, before), 0)
+  const last = b.peer.state.presharedKey!
+  b.peer.remove()
+  assert.equal([...last], [...new Uint8Array(32)])
+  assert.is(found(b, second), 0)
+})
+
 test.run()
