@@ -1,6 +1,8 @@
 /** `sotto wg up`: this end of any WireGuard server, by its file, as a proxy and forwards. No root, no TUN. */
 import { text } from '../../core/bytes.ts'
-import { asTunnelError, TunnelError } from '../../core/errors.ts'
+import { asTunnelError, isTunnelError, TunnelError } from '../../core/errors.ts'
+import { splice } from '../../core/socket.ts'
+import type { Conn } from '../../core/socket.ts'
 import { FORWARD_FLAGS, readForwards, stopped } from '../cli/network.ts'
 import { command, isSet, JSON_FLAG, textOf } from '../cli/page.ts'
 import type { Given, Page } from '../cli/page.ts'
@@ -10,7 +12,7 @@ import type { Place } from '../wireguard/network.ts'
 import { openForwards } from '../wireguard/port_forward.ts'
 import type { Forward, OpenForward } from '../wireguard/port_forward.ts'
 import { checkListen, parseListen, ProxyServer } from '../wireguard/proxy_server.ts'
-import { parseQuickConfig } from '../wireguard/quick_config.ts'
+import { importedFile, parseQuickConfig, withImported } from '../wireguard/quick_config.ts'
 import type { QuickConfig, QuickPeer, QuickProxy } from '../wireguard/quick_config.ts'
 import { StockNetwork } from '../wireguard/stock_network.ts'
 import type { World } from '../world.ts'
@@ -38,7 +40,7 @@ const page: Page = {
   ],
   more:
     `Commands in the file, such as PostUp, are not run. Names are asked of the file's DNS, through the tunnel.
-A server's name is looked up again when it does not answer.`,
+A server's name is looked up again after handshakes that nobody answered.`,
 }
 
 interface UpOptions {
@@ -73,8 +75,20 @@ function check({ path, listen, http }: UpOptions): void {
 }
 
 async function run(options: UpOptions, world: World): Promise<number> {
-  const screen = new Screen(world, options)
   const config = await readConfig(world, options.path)
+  const target = config.stdioTarget
+  if (target && options.json) {
+    throw new TunnelError(
+      'cli/conflict',
+      'Cannot use --json with this file: standard output carries the connection of its [STDIOTunnel]',
+    )
+  }
+  // Nothing else may be written to it then.
+  const { terminal } = world
+  const screen = new Screen(
+    target ? { ...world, terminal: { ...terminal, stdout: terminal.stderr } } : world,
+    options,
+  )
   for (const { key, line } of config.ignored) {
     screen.tell(`line ${line}: ${key} is not used`, { event: 'ignored', fields: { key, line } })
   }
@@ -103,7 +117,11 @@ async function run(options: UpOptions, world: World): Promise<number> {
       forwards,
       isHttp: proxiesOf(config, options).map(({ http }) => http),
     })
-    return await stopped(world)
+    if (!target) return await stopped(world)
+    return await Promise.race([
+      carry(terminal.stdio(), await up.network.connect(target)),
+      stopped(world),
+    ])
   } finally {
     for (const one of forwards) await one.close()
     for (const server of servers) await server.close()
@@ -112,9 +130,38 @@ async function run(options: UpOptions, world: World): Promise<number> {
   }
 }
 
-async function readConfig({ files, env }: World, path: string): Promise<QuickConfig> {
+/** Until both directions have ended. */
+function carry(near: Conn, far: Conn): Promise<number> {
+  return new Promise((resolve) =>
+    splice(near, far, (_, broke) => resolve(broke.a || broke.b ? 1 : 0))
+  )
+}
+
+async function readConfig(world: World, path: string): Promise<QuickConfig> {
+  const own = await readWords(world, path)
+  const imported = importedFile(own)
+  const { words, lines } = imported === undefined
+    ? { words: own, lines: 0 }
+    : withImported(own, await readWords(world, imported))
+  try {
+    return parseQuickConfig(words, world)
+  } catch (error) {
+    if (!isTunnelError(error)) throw error
+    const { code, message, hint } = error
+    const placed = message.replace(
+      /^Cannot read line (\d+)/,
+      (_, line) =>
+        Number(line) > lines
+          ? `Cannot read line ${Number(line) - lines} of ${path}`
+          : `Cannot read line ${line} of ${imported}`,
+    )
+    throw new TunnelError(code, placed, hint === undefined ? {} : { hint })
+  }
+}
+
+async function readWords({ files }: World, path: string): Promise<string> {
   const content = await files.read(path, { bytesMax: FILE_BYTES_MAX })
-  if (content) return parseQuickConfig(text(content), { env })
+  if (content) return text(content)
   throw new TunnelError('cli/file', `Cannot read ${path}: there is no such file`)
 }
 
@@ -134,12 +181,15 @@ function proxiesOf(config: QuickConfig, { listen, http, forwards }: UpOptions): 
     ...(http ? [{ ...http, http: true, login: undefined }] : []),
   ]
   const all = [...typed, ...config.socks.map(named(false)), ...config.http.map(named(true))]
-  if (all.length > 0 || forwards.length > 0 || forwardsOf(config).length > 0) return all
+  if (
+    all.length > 0 || config.stdioTarget || forwards.length > 0 || forwardsOf(config).length > 0
+  ) return all
   return [{ host: '127.0.0.1', port: 1080, http: false, login: undefined }]
 }
 
-function forwardsOf({ clientTunnels, serverTunnels }: QuickConfig): Forward[] {
+function forwardsOf({ clientTunnels, serverTunnels, udpTunnels }: QuickConfig): Forward[] {
   return [
+    ...udpTunnels.map(({ bind, target }) => ({ kind: 'udp', listen: bind, to: target }) as const),
     ...clientTunnels.map((
       { bind, target },
     ) => ({ kind: 'tcp', listen: bind, to: target } as const)),

@@ -184,7 +184,7 @@ export const PRIVATE_NETWORK: ErrorTable = {
       section: [
         'A section is unknown, or a line stands before the first one.',
         'A typing error in the brackets, or a file of another program.',
-        'Sections are [Interface], [Peer], and [Socks5], [http], [TCPClientTunnel], [TCPServerTunnel], [STDIOTunnel].',
+        'Sections are [Interface], [Peer], and [Socks5], [http], [TCPClientTunnel], [TCPServerTunnel], [UDPProxyTunnel], [STDIOTunnel], [Resolve].',
       ],
       size: [
         'The file has more than can be meant.',

@@ -47,6 +47,7 @@ export interface QuickConfig {
   readonly http: readonly QuickProxy[]
   readonly clientTunnels: readonly { readonly bind: Place; readonly target: Place }[]
   readonly serverTunnels: readonly { readonly port: number; readonly target: Place }[]
+  readonly udpTunnels: readonly { readonly bind: Place; readonly target: Place }[]
   readonly stdioTarget?: Place
   /** Keys that were read and have no meaning here, such as PostUp, with their lines. */
   readonly ignored: readonly { readonly key: string; readonly line: number }[]
@@ -77,13 +78,39 @@ const KEYS: Readonly<Record<string, readonly string[]>> = {
   http: ['bindaddress', 'username', 'password'],
   tcpclienttunnel: ['bindaddress', 'target'],
   tcpservertunnel: ['listenport', 'target'],
+  udpproxytunnel: ['bindaddress', 'target'],
   stdiotunnel: ['target'],
+  resolve: [],
 }
-/** wg-quick's own, and wireproxy's, for what we do not do: routes, commands, marks, health checks. */
-const IGNORED = /^(table|fwmark|(pre|post)(up|down)|saveconfig|checkalive|checkaliveinterval)$/
+/**
+ * wg-quick's own, and wireproxy's, for what we do not do: routes, commands, marks, health checks, how long a UDP port
+ * may be quiet, which kind of address comes first.
+ */
+const IGNORED: Readonly<Record<string, RegExp>> = {
+  interface: /^(table|fwmark|(pre|post)(up|down)|saveconfig|checkalive|checkaliveinterval)$/,
+  udpproxytunnel: /^inactivitytimeout$/,
+  resolve: /^resolvestrategy$/,
+}
 /** AmneziaWG's, whose packets WireGuard cannot read. */
 const OBFUSCATED = /^(jc|jmin|jmax|[sh][1-4]|i[1-5])$/
 const LISTS = /^(address|dns|allowedips)$/
+
+const IMPORT = /^[ \t]*WGConfig[ \t]*=[ \t]*([^\r\n]*?)[ \t]*$/im
+
+/** wireproxy's `WGConfig = FILE`, before any section: the file that has [Interface] and [Peer]. */
+export function importedFile(words: string): string | undefined {
+  const [, path] = IMPORT.exec(words.split(/^[ \t]*\[/m)[0]!) ?? []
+  return path || undefined
+}
+
+/** The file with what it imports in its front; `lines` of it are that. */
+export function withImported(words: string, imported: string): { words: string; lines: number } {
+  const front = imported.replace(/^\ufeff/, '')
+  return {
+    words: `${front}\n${words.replace(/^\ufeff/, '').replace(IMPORT, '')}`,
+    lines: front.split(/\r\n|[\n\r]/).length,
+  }
+}
 
 /**
  * `env` answers `$NAME` as a whole value, as wireproxy has it. Throws `wgconfig/…`, whose message begins with the
@@ -130,6 +157,10 @@ export function parseQuickConfig(
       port: numberOf(must(section, 'ListenPort'), { min: 1, max: 65_535 }),
       target: placeOf(must(section, 'Target')),
     })),
+    udpTunnels: named('udpproxytunnel').map((section) => ({
+      bind: bindOf(section),
+      target: placeOf(must(section, 'Target')),
+    })),
     ...(stdio ? { stdioTarget: placeOf(must(stdio, 'Target')) } : {}),
     ignored,
   }
@@ -171,7 +202,7 @@ function readSections(
 function takes({ name, entries }: Section, { key, value, line }: Entry): boolean {
   const word = key.toLowerCase()
   if (!KEYS[name]!.includes(word)) {
-    if (name === 'interface' && IGNORED.test(word)) return false
+    if (IGNORED[name]?.test(word)) return false
     const hint = OBFUSCATED.test(word)
       ? 'It is of AmneziaWG, whose packets are not those of WireGuard'
       : undefined
@@ -220,8 +251,15 @@ function readInterface(
   }
 }
 
+const EVERYTHING: readonly Range[] = [
+  { bytes: new Uint8Array(4), bits: 0 },
+  { bytes: new Uint8Array(16), bits: 0 },
+]
+
 function readPeers(sections: readonly Section[]): QuickPeer[] {
   const seen = new Set<string>()
+  // As wireproxy has it: one peer alone needs not say that all is for it.
+  const isAlone = sections.length === 1 && !one(sections[0]!, 'AllowedIPs')
   return sections.map((section) => {
     const key = must(section, 'PublicKey')
     const publicKey = keyOf(key)
@@ -234,7 +272,9 @@ function readPeers(sections: readonly Section[]): QuickPeer[] {
     return {
       publicKey,
       ...(preshared ? { presharedKey: keyOf(preshared) } : {}),
-      allowed: list(section, 'AllowedIPs').map((entry) => rangeOf(entry, { keepsHost: false })),
+      allowed: isAlone
+        ? EVERYTHING
+        : list(section, 'AllowedIPs').map((entry) => rangeOf(entry, { keepsHost: false })),
       ...(endpoint ? { endpoint: placeOf(endpoint) } : {}),
       keepaliveSeconds: !keepalive || keepalive.value.toLowerCase() === 'off'
         ? 0
@@ -397,6 +437,11 @@ export function printQuickConfig(
   for (const { port, target } of config.serverTunnels ?? []) {
     lines.push('', '[TCPServerTunnel]')
     put('ListenPort', port)
+    put('Target', placeText(target))
+  }
+  for (const { bind, target } of config.udpTunnels ?? []) {
+    lines.push('', '[UDPProxyTunnel]')
+    put('BindAddress', placeText(bind))
     put('Target', placeText(target))
   }
   if (config.stdioTarget) {

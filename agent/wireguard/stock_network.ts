@@ -1,7 +1,7 @@
 /**
  * Our end as a client of any WireGuard server, by a file of wg-quick or wireproxy: a device with its
- * stack over UDP, no agent and no relay. A server behind a name is looked up again when it does not
- * answer, since names move.
+ * stack over UDP, no agent and no relay. A server behind a name is looked up again when handshakes with
+ * it fail, since names move; of several addresses the next is tried each time.
  */
 import { formatAddress, parseAddress } from '../../core/address.ts'
 import type { Network as Range } from '../../core/address.ts'
@@ -9,16 +9,20 @@ import type { Timer } from '../../core/clock.ts'
 import { asTunnelError } from '../../core/errors.ts'
 import type { TunnelError } from '../../core/errors.ts'
 import type { SocketPath, World } from '../world.ts'
+import { encodeEndpoint } from '../wireguard-wasm/address.ts'
 import type { Peer } from '../wireguard-wasm/peer.ts'
 import { Tunnel } from '../wireguard-wasm/tunnel.ts'
+import { HandshakeWatch } from './handshake_watch.ts'
 import { prefixText } from './peer_table.ts'
 import type { QuickConfig, QuickPeer } from './quick_config.ts'
 import { UDP_PATH } from './relay_path.ts'
 import { StackNetwork } from './stack_network.ts'
 
 const MTU = 1_420
-/** A handshake that is wanted and has not come for so long: two or three tries. */
-const UNANSWERED_MS = 15_000
+/** Handshakes in a row, 5 s apart, that nobody answered. */
+const FAILED_MAX = 3
+/** A name that nobody knows is asked for again. */
+const UNKNOWN_MS = 15_000
 
 export interface StockEvents {
   connected(peer: QuickPeer): void
@@ -33,9 +37,9 @@ export class StockNetwork {
   readonly #udp: SocketPath
   readonly #peers = new Map<Peer, QuickPeer>()
   readonly #events: StockEvents
+  readonly #watch: HandshakeWatch
   #timer: Timer | undefined
-  /** When a peer was last heard to be silent, by its device's entry. */
-  readonly #sinceMs = new Map<Peer, number>()
+  #isClosed = false
 
   /** Throws `net/unknown-host` where no peer's name is known, `net/in-use`, `net/denied`. */
   static async open(
@@ -52,7 +56,7 @@ export class StockNetwork {
       )
       const failed = ends.filter((one) => one.status === 'rejected')
       if (failed.length === ends.length && failed.length > 0) throw failed[0]!.reason
-      made.#watch()
+      if (failed.length > 0) made.#askAgain()
       return made
     } catch (error) {
       made.close()
@@ -90,17 +94,21 @@ export class StockNetwork {
       onMessage: (message) => network.message(message),
       onNotice: (notice, peer) => {
         const own = this.#peers.get(peer)
-        if (own && notice === 'connected') {
-          this.#sinceMs.delete(peer)
-          events.connected(own)
-        } else if (own && notice === 'gave-up') void this.#again(peer, own)
+        if (own && notice === 'connected') events.connected(own)
+        else if (own && notice === 'gave-up') void this.#again(peer, own)
       },
     })
     network.use(tunnel)
-    tunnel.addPath(UDP_PATH, udp)
+    const failed = (): void => {
+      // The device is in the middle of sending.
+      world.later(() => this.#failed())
+    }
+    this.#watch = new HandshakeWatch(udp, { limit: FAILED_MAX, failed })
+    tunnel.addPath(UDP_PATH, this.#watch)
   }
 
   close(): void {
+    this.#isClosed = true
     this.#timer?.cancel()
     this.network.close()
     this.tunnel.close()
@@ -120,46 +128,55 @@ export class StockNetwork {
       await this.#locate(made, peer)
     } catch (error) {
       this.#events.silent(peer, asTunnelError(error, 'net/unknown-host'))
-      // It is looked up again by and by.
-      this.#sinceMs.set(made, this.#world.clock.monotonic())
       throw error
     }
   }
 
+  /** The address after the one that it has, where its name leads to several and that one was there. */
   async #locate(made: Peer, { endpoint, keepaliveSeconds }: QuickPeer): Promise<void> {
     if (!endpoint) return
-    const [host = ''] = parseAddress(endpoint.host)
+    const found = parseAddress(endpoint.host)
       ? [endpoint.host]
       : await this.#world.net.lookup(endpoint.host)
-    if (made.id < 0) return
-    made.update({ endpoint: { host, port: endpoint.port } })
+    if (this.#isClosed) return
+    const before = made.stats().endpoint?.host
+    const host = found[(found.findIndex((one) => plain(one) === before) + 1) % found.length]!
+    made.update({ endpoint: { host: plain(host), port: endpoint.port } })
     if (keepaliveSeconds > 0) made.connect()
     this.tunnel.wake()
   }
 
-  /** Tells when packets wait for a session that does not come, and looks its name up anew. */
-  #watch(): void {
-    const { clock } = this.#world
-    this.#timer = clock.after(UNANSWERED_MS / 3, () => {
-      for (const [made, peer] of this.#peers) {
-        const isWaiting = made.stats().waiting > 0 || this.#sinceMs.has(made)
-        const since = this.#sinceMs.get(made)
-        const now = clock.monotonic()
-        if (!isWaiting) continue
-        if (since === undefined) this.#sinceMs.set(made, now)
-        else if (now - since >= UNANSWERED_MS) void this.#again(made, peer)
-      }
-      this.#watch()
+  #failed(): void {
+    if (this.#isClosed) return
+    for (const [made, peer] of this.#peers) {
+      const at = made.stats().endpoint
+      if (at && this.#watch.takeFailed(encodeEndpoint(at))) void this.#again(made, peer)
+    }
+  }
+
+  /** Those whose names nobody knew. */
+  #askAgain(): void {
+    this.#timer = this.#world.clock.after(UNKNOWN_MS, () => {
+      const missing = [...this.#peers].filter(([made, { endpoint }]) =>
+        endpoint && made.stats().endpoint === undefined
+      )
+      for (const [made, peer] of missing) void this.#again(made, peer)
+      if (missing.length > 0) this.#askAgain()
     })
   }
 
   async #again(made: Peer, peer: QuickPeer): Promise<void> {
-    this.#sinceMs.set(made, this.#world.clock.monotonic())
     try {
       await this.#locate(made, peer)
-      this.#events.silent(peer)
+      if (!this.#isClosed) this.#events.silent(peer)
     } catch (error) {
-      this.#events.silent(peer, asTunnelError(error, 'net/unknown-host'))
+      if (!this.#isClosed) this.#events.silent(peer, asTunnelError(error, 'net/unknown-host'))
     }
   }
+}
+
+/** As the device writes it; a link-local address keeps its zone. */
+function plain(address: string): string {
+  const bytes = parseAddress(address)
+  return bytes && !address.includes('%') ? formatAddress(bytes) : address
 }

@@ -6,7 +6,12 @@ import * as assert from 'uvu/assert'
 import { toBase64 } from '../../../agent/base64.ts'
 import { qrPicture } from '../../../agent/cli/qr.ts'
 import { parseRoute, routeText } from '../../../agent/wireguard/exit_policy.ts'
-import { parseQuickConfig, printQuickConfig } from '../../../agent/wireguard/quick_config.ts'
+import {
+  importedFile,
+  parseQuickConfig,
+  printQuickConfig,
+  withImported,
+} from '../../../agent/wireguard/quick_config.ts'
 import { isTunnelError } from '../../../core/errors.ts'
 
 const SEED = Number(process.env['SOTTO_SEED'] ?? Date.now() % 2 ** 31)
@@ -49,6 +54,11 @@ Target = play.example.net:25565
 ListenPort = 3422
 Target = localhost:25545
 
+[UDPProxyTunnel]
+BindAddress = :5300
+Target = 1.1.1.1:53
+InactivityTimeout = 30 # seconds
+
 [STDIOTunnel]
 Target = ssh.myserver.net:22
 
@@ -59,6 +69,9 @@ Password = $SOCKS_PASSWORD
 
 [http]
 BindAddress = 127.0.0.1:25345
+
+[Resolve]
+ResolveStrategy = auto
 `.replace('WGCONFIG\n', '')
 
 const env = { SOCKS_USER: 'ann', SOCKS_PASSWORD: 'secret' }
@@ -91,8 +104,35 @@ test('parseQuickConfig() reads what wg-quick and wireproxy read', () => {
       { bind: { host: '127.0.0.1', port: 25344 }, user: 'ann', password: 'secret' },
     ])
     assert.equal(config.http, [{ bind: { host: '127.0.0.1', port: 25345 } }])
-    assert.equal(config.ignored.map((one) => one.key), ['Table', 'PostUp'])
+    assert.equal(config.udpTunnels, [
+      { bind: { host: '127.0.0.1', port: 5300 }, target: { host: '1.1.1.1', port: 53 } },
+    ])
+    assert.equal(config.ignored.map((one) => one.key), [
+      ...['Table', 'PostUp', 'InactivityTimeout', 'ResolveStrategy'],
+    ])
   }
+})
+
+test('one peer alone that names no AllowedIPs has all; of several, each its own', () => {
+  const allowed = (words: string): string[][] =>
+    parseQuickConfig(words).peers.map((one) => one.allowed.map(routeText))
+  assert.equal(allowed(PEER), [['0.0.0.0/0', '::/0']])
+  assert.equal(allowed(`${PEER}AllowedIPs =\n`), [[]])
+  assert.equal(allowed(`${PEER}[Peer]\nPublicKey = ${key(3)}\nAllowedIPs = 10.0.0.0/8\n`), [
+    ...[[], ['10.0.0.0/8']],
+  ])
+})
+
+test('an import stands before any section; lines are counted file by file', () => {
+  assert.is(importedFile(`# mine\n wgconfig=/etc/wg 0.conf \r\n[Socks5]\n`), '/etc/wg 0.conf')
+  assert.is(importedFile(`[Socks5]\nWGConfig = x\n`), undefined)
+  assert.is(importedFile('WGConfig =\n'), undefined)
+  assert.is(importedFile(FULL), undefined)
+  const whole = withImported('WGConfig = x\n[Socks5]\nBindAddress = :1\n', PEER)
+  assert.is(parseQuickConfig(whole.words).socks.length, 1)
+  assert.is(whole.lines, PEER.split('\n').length)
+  const twice = withImported(`WGConfig = x\n${OWN}`, OWN)
+  assert.throws(() => parseQuickConfig(twice.words), /second \[Interface\]/)
 })
 
 const OWN = `[Interface]\nPrivateKey = ${key(1)}\n`
@@ -111,6 +151,7 @@ for (
     ['no equals sign', `${OWN}MTU 1400\n`, 'syntax', 3],
     ['an open bracket', `${OWN}[Peer\n`, 'syntax', 3],
     ['a key of another section', `${PEER}MTU = 1400\n`, 'key', 5],
+    ['TLS of a proxy', `${OWN}[http]\nBindAddress = :1\nCertFile = a.pem\n`, 'key', 5],
     ['AmneziaWG', `${OWN}Jc = 4\n`, 'key', 3],
     ['no value', `${OWN}MTU =\n`, 'value', 3],
     ['a small MTU', `${OWN}MTU = 576\n`, 'value', 3],
@@ -224,6 +265,7 @@ test('printQuickConfig() writes what parseQuickConfig() reads back', () => {
           fc.record({ port: fc.integer({ min: 1, max: 65_535 }), target: place }),
           { maxLength: 2 },
         ),
+        udpTunnels: fc.array(fc.record({ bind: place, target: place }), { maxLength: 2 }),
         stdioTarget: fc.option(place, { nil: undefined }),
       }),
       (given) => {
