@@ -6,12 +6,11 @@
 import type { Clock } from '../../core/clock.ts'
 import { asTunnelError, TunnelError } from '../../core/errors.ts'
 import { splice } from '../../core/socket.ts'
-import type { Conn } from '../../core/socket.ts'
 import type { Message, Unreachable } from '../wireguard-wasm/message.ts'
 import type { Incoming, Tunnel } from '../wireguard-wasm/tunnel.ts'
 import type { Exit, ExitClient } from './exit.ts'
 import { answerNames } from './name_server.ts'
-import type { DatagramFlow, Place } from './network.ts'
+import type { DatagramFlow } from './network.ts'
 
 const DNS_PORT = 53
 /** A member gives up after as long; RFC 6298 §2.1 has its third try at 7 s. */
@@ -25,6 +24,9 @@ const PORTS_MAX = 16_384
  * free, so that whoever asks for dead places leaves room for the others, however many they are.
  */
 const WAITING_MAX = 1_024
+
+/** Connections of one member to others of them; those to the network are the exit's to count. */
+export const BETWEEN_MAX = 256
 
 /** A member, by the address that its packets come from. */
 export interface GatewayMember {
@@ -51,6 +53,13 @@ export interface GatewayPorts {
   ): void
 }
 
+/** A connection of one member to another; cut, nothing of it is left. */
+interface Pair {
+  /** At the exit. */
+  readonly to: string
+  cut(): void
+}
+
 export interface GatewayCounts {
   connections: number
   /** UDP ports. */
@@ -65,6 +74,8 @@ export class Gateway {
   /** Connections that are not made yet, of each member and all told. */
   readonly #waiting = new Map<string, number>()
   #waitingCount = 0
+  /** Connections between members, by whose they are. */
+  readonly #pairs = new Map<string, Set<Pair>>()
 
   constructor(ports: GatewayPorts) {
     this.#ports = ports
@@ -115,11 +126,15 @@ export class Gateway {
       }
     }
     this.#ports.exit.clients.get(client)?.close()
+    for (const [from, pairs] of this.#pairs) {
+      for (const pair of [...pairs]) if (from === client || pair.to === client) pair.cut()
+    }
   }
 
   close(): void {
     for (const flow of this.#flows.values()) flow.close()
     this.#flows.clear()
+    for (const pairs of this.#pairs.values()) for (const pair of [...pairs]) pair.cut()
     this.#ports.exit.close()
   }
 
@@ -140,7 +155,9 @@ export class Gateway {
 
   async #dial(incoming: Incoming, member: GatewayMember): Promise<void> {
     const { localAddress: host, localPort: port } = incoming
-    const far = await this.#reach(member, { host, port })
+    const other = this.#ports.between ? this.#ports.member(host) : undefined
+    if (other) return await this.#join(incoming, member, other)
+    const far = await this.#client(member).connect({ host, port, timeoutMs: CONNECT_MS })
     const flow = incoming.accept()
     // It gave up meanwhile.
     if (!flow) return far.abort()
@@ -148,16 +165,47 @@ export class Gateway {
     splice(flow, far, () => void this.#connections--)
   }
 
-  /** Another member through the tunnel, from our own address; all else through the exit. */
-  async #reach(member: GatewayMember, { host, port }: Place): Promise<Conn> {
-    const other = this.#ports.between ? this.#ports.member(host) : undefined
-    if (!other) return await this.#client(member).connect({ host, port, timeoutMs: CONNECT_MS })
-    const from = other.own.find((own) => own.includes(':') === host.includes(':'))
-    return await this.#ports.tunnel().connect({
-      address: host,
+  /** Another member, through the tunnel, from our own address. */
+  async #join(incoming: Incoming, member: GatewayMember, other: GatewayMember): Promise<void> {
+    const { localAddress: address, localPort: port } = incoming
+    const { client } = member
+    const pairs = this.#pairs.get(client) ?? new Set()
+    this.#pairs.set(client, pairs)
+    if (pairs.size >= BETWEEN_MAX) {
+      const found = `${BETWEEN_MAX} connections of this member to others`
+      throw new TunnelError('exit/busy', `Cannot reach ${address}: found ${found} already`)
+    }
+    let isCut = false
+    const pair: Pair = { to: other.client, cut: () => void (isCut = true) }
+    const over = (): void => {
+      pairs.delete(pair)
+      if (pairs.size === 0 && this.#pairs.get(client) === pairs) this.#pairs.delete(client)
+    }
+    pairs.add(pair)
+    const from = other.own.find((own) => own.includes(':') === address.includes(':'))
+    const far = await this.#ports.tunnel().connect({
+      address,
       port,
       timeoutMs: CONNECT_MS,
       ...(from === undefined ? {} : { from: { address: from } }),
+    }).catch((error) => {
+      over()
+      throw error
+    })
+    const flow = isCut ? undefined : incoming.accept()
+    // It gave up meanwhile, or one of them has left.
+    if (!flow) {
+      over()
+      return far.abort()
+    }
+    this.#connections++
+    pair.cut = () => {
+      flow.abort()
+      far.abort()
+    }
+    splice(flow, far, () => {
+      this.#connections--
+      over()
     })
   }
 

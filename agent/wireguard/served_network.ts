@@ -65,6 +65,7 @@ interface StockMember {
   name: string
   lease: StoredLease
   wireguard: TablePeer
+  member: GatewayMember
 }
 
 export class ServedNetwork {
@@ -228,8 +229,8 @@ export class ServedNetwork {
         presharedKey: Uint8Array.from(atob(presharedKey), (one) => one.charCodeAt(0)),
         allowedIps: [`${lease.four}/32`, `${lease.six}/128`],
       })
-      this.#stockMembers.set(key, { name, lease, wireguard })
-      this.#enter(lease, lease.client)
+      const member = this.#enter(lease, lease.client)
+      this.#stockMembers.set(key, { name, lease, wireguard, member })
     }
     this.tunnel.wake()
   }
@@ -263,31 +264,33 @@ export class ServedNetwork {
     const client = number === 0 ? key : `${key}/${number + 1}`
     const stored = await this.#leases.lease(client, taken)
     const { four, six, subnet } = stored
-    this.#enter(stored, client)
+    const member = this.#enter(stored, client)
     return {
       address4: { bytes: parseAddress(four)!, bits: subnet.four.bits },
       address6: { bytes: parseAddress(six)!, bits: subnet.six.bits },
       stored,
-      release: () => this.#leave(stored, client),
+      release: () => this.#leave(stored, member),
     }
   }
 
-  #enter({ four, six, serverFour, serverSix }: StoredLease, client: string): void {
-    for (const address of [four, six]) {
-      this.#members.set(address, { client, own: [serverFour, serverSix] })
-    }
+  #enter({ four, six, serverFour, serverSix }: StoredLease, client: string): GatewayMember {
+    const member = { client, own: [serverFour, serverSix] }
+    for (const address of [four, six]) this.#members.set(address, member)
+    return member
   }
 
-  #leave({ four, six }: StoredLease, client: string): void {
+  /** Nothing where the address is another session's of the same identity by now. */
+  #leave({ four, six }: StoredLease, member: GatewayMember): void {
+    if (this.#members.get(four) !== member) return
     this.#members.delete(four)
     this.#members.delete(six)
-    this.#gateway.forget([four, six], client)
+    this.#gateway.forget([four, six], member.client)
   }
 
-  #dropStock(key: string, { lease, wireguard }: StockMember): void {
+  #dropStock(key: string, { lease, wireguard, member }: StockMember): void {
     wireguard.remove()
     this.#stockMembers.delete(key)
-    this.#leave(lease, lease.client)
+    this.#leave(lease, member)
   }
 
   #offer(lease: Lease) {

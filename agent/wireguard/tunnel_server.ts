@@ -40,6 +40,8 @@ export const TUNNEL_SERVICE = 'wg'
 export const MEMBERS_MAX = 1_024
 /** Of one identity at once: each has an address of its own. */
 export const MEMBERS_OF_ONE_MAX = 8
+/** Sessions of one identity, with those in which nothing was proposed yet. */
+export const SESSIONS_OF_ONE_MAX = 2 * MEMBERS_OF_ONE_MAX
 /** From the session's start until the proposal has come. */
 const PROPOSAL_MS_MAX = 15_000
 /** Rights are looked at again so often, and when `recheck` is called. */
@@ -71,9 +73,12 @@ export interface TunnelServerPorts {
   races?: Races
   /**
    * An address for an identity, of which `number` (from 0) are there already; beside the networks that
-   * its machine has. Throws `lease/full`, `lease/subnet`.
+   * its machine has. `direct`: it takes UDP as well. Throws `lease/full`, `lease/subnet`.
    */
-  lease(key: string, options: { number: number; taken: readonly Network[] }): Promise<Lease>
+  lease(
+    key: string,
+    options: { number: number; taken: readonly Network[]; direct: boolean },
+  ): Promise<Lease>
   offer(lease: Lease): Pick<Agreed, 'relayMtu' | 'directMtu' | 'dns' | 'routes' | 'endpoints'>
   /** Of those whom the rules let in, these alone. */
   narrows?(view: PeerView): boolean
@@ -114,6 +119,8 @@ export class TunnelServer {
           left: () => void this.#members.delete(membership),
         })
         this.#members.add(membership)
+        const own = [...this.#members].filter((one) => one.peer.key === peer.key)
+        if (own.length > SESSIONS_OF_ONE_MAX) membership.refuse('full', 'too many sessions')
         return {
           onOpen: (stream) => membership.opened(stream),
           onState() {},
@@ -127,6 +134,11 @@ export class TunnelServer {
 
   get members(): Member[] {
     return [...this.#members].flatMap(({ member }) => member ? [member] : [])
+  }
+
+  /** Sessions in which nothing is agreed. */
+  get waiting(): number {
+    return this.#members.size - this.members.length
   }
 
   /** Whoever has lost the right is out when this resolves. */
@@ -176,7 +188,8 @@ export class TunnelServer {
   /** The lowest number that no other member of the identity has. Throws `lease/full`. */
   #number(asking: Membership): number {
     const others = [...this.#members].filter((one) => one !== asking)
-    if (others.length >= MEMBERS_MAX) throw full(`${MEMBERS_MAX} members`)
+    const there = others.filter(({ number }) => number !== undefined)
+    if (there.length >= MEMBERS_MAX) throw full(`${MEMBERS_MAX} members`)
     const own = others.filter(({ peer }) => peer.key === asking.peer.key)
     // Its way is lost: this is the same one that came again.
     for (const one of own) {
@@ -307,7 +320,8 @@ class Membership {
     const { key, channel, taken } = proposal
     if (equal(key, table.publicKey)) throw reflected()
     this.number = this.#server.number()
-    const leased = await lease(this.peer.key, { number: this.number, taken })
+    const direct = proposal.endpoints.length > 0
+    const leased = await lease(this.peer.key, { number: this.number, taken, direct })
     if (this.#over) return leased.release()
     this.#lease = leased
     const { address4, address6 } = leased

@@ -15,6 +15,7 @@ import { PEERS } from './rows_peers.ts'
 import { RECORDS } from './rows_records.ts'
 import { RESUMPTION } from './rows_resume.ts'
 import { SIZES } from './rows_sizes.ts'
+import { NETWORK } from './rows_network.ts'
 import { TUNNEL } from './rows_tunnel.ts'
 import { Stage } from './stage.ts'
 import { MESSAGE, play } from './table.ts'
@@ -33,6 +34,7 @@ const TABLES = {
   MESSAGES,
   SIZES,
   TUNNEL,
+  NETWORK,
 }
 
 /** Part of a group's name and a row's, to play those alone. */
