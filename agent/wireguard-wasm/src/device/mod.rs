@@ -25,6 +25,7 @@ pub mod load;
 pub mod message;
 pub mod noise;
 pub mod peer;
+pub mod poly;
 pub mod replay;
 pub mod shared;
 pub mod stitched;
