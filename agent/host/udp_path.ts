@@ -22,6 +22,8 @@ const WAITING_BYTES = 4 * 2 ** 20
 const RETRY_MS = 1
 /** Addresses whose text or record is kept. */
 const ADDRESSES_MAX = 1024
+/** Of them, those that one look goes through: whoever is answered may choose them. */
+const ROW_MAX = 16
 /** Datagrams for one call of the runtime. */
 const SEND_MANY = 512
 const MESSAGE_BYTES = { 1: 148, 2: 92, 3: 64 } as Record<number, number>
@@ -48,6 +50,7 @@ export class UdpPath implements Path {
   readonly #isV6: boolean
   #records = new Map<string, Uint8Array>()
   #texts = new Map<number, { text: string; record: Uint8Array }[]>()
+  #textsKept = 0
   #list: (Uint8Array | number | string)[] = []
   #trainBytes = 0
   #isScheduled = false
@@ -104,6 +107,11 @@ export class UdpPath implements Path {
     if (!this.#offload) return undefined
     const { segments, coalesces, receiveBufferBytes } = this.#offload
     return { segments, coalesces, receiveBufferBytes }
+  }
+
+  /** Of far ends, as text and as records. */
+  get addressesKept(): number {
+    return this.#records.size + this.#textsKept
   }
 
   send(batch: Batch, from = 0, to: number = batch.count): boolean {
@@ -262,10 +270,15 @@ export class UdpPath implements Path {
   /** The address of a record as text, found by its last bytes. */
   #textOf(records: Uint8Array, at: number): { text: string; record: Uint8Array } {
     const key = (records[at + 11]! << 16 | records[at + 24]! << 8 | records[at + 25]!) >>> 0
-    const row = this.#texts.get(key) ?? []
+    let row = this.#texts.get(key) ?? []
     const known = row.find(({ record }) => record.every((byte, i) => byte === records[at + i]))
     if (known) return known
-    if (this.#texts.size >= ADDRESSES_MAX || row.length > 16) this.#texts.clear()
+    if (this.#textsKept >= ADDRESSES_MAX || row.length > ROW_MAX) {
+      this.#texts.clear()
+      this.#textsKept = 0
+      row = []
+    }
+    this.#textsKept++
     const record = records.slice(at, at + ENDPOINT_BYTES)
     const endpoint = decodeEndpoint(record)
     const host = endpoint?.host ?? formatIp(new Uint8Array(16))

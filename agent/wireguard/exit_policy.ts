@@ -35,8 +35,12 @@ const KINDS: readonly (readonly [Refusal, readonly Range[]])[] = [
   // Linux takes 0.0.0.0 and :: for this machine.
   ['unspecified', ranges('0.0.0.0/8', '::/128')],
   ['loopback', ranges('127.0.0.0/8', '::1/128')],
-  // The last is where one cloud keeps its metadata.
-  ['link-local', ranges('169.254.0.0/16', 'fe80::/10', 'fd00:ec2::254/128')],
+  ['link-local', ranges('169.254.0.0/16', 'fe80::/10')],
+  // Where clouds keep their metadata beside that.
+  [
+    'link-local',
+    ranges('fd00:ec2::254/128', '168.63.129.16/32', '100.100.100.200/32', '192.0.0.192/32'),
+  ],
   ['multicast', ranges('224.0.0.0/4', 'ff00::/8')],
   // With the addresses that carry another one inside, where nobody would look at it.
   ['reserved', ranges('240.0.0.0/4', '::/96', 'fec0::/10', '2002::/16', '2001::/32')],

@@ -178,6 +178,19 @@ test('what cannot be sent is lost, and what follows it is not', async () => {
   }
 })
 
+test('addresses that others choose are not kept without end', async () => {
+  const { path } = await open('0.0.0.0', false)
+  // One port, and one last byte: all in one row of the table, as whoever asks for cookies could choose them.
+  for (let i = 0; i < 6000; i++) {
+    const batch = Batch.make(100)
+    push(batch, [data(1, 32)], encodeEndpoint({ host: `127.${i >> 8}.${i & 255}.9`, port: 9 }))
+    path.send(batch)
+    path.take(data(1, 32), `127.${i >> 8}.${i & 255}.9`, 9)
+  }
+  assert.ok(path.addressesKept <= 2 * 1024, `${path.addressesKept} addresses`)
+  path.close()
+})
+
 test('a port that is taken is refused by its code', async () => {
   const { path } = await open('127.0.0.1', false)
   const error = await UdpPath.open({ host: '127.0.0.1', port: path.port }).catch((error) => error)
