@@ -117,6 +117,8 @@ const six = fc.uint8Array({ minLength: 16, maxLength: 16 }).map((bytes) => {
   bytes.fill(0, 3, 15)
   return bytes
 })
+/** Single addresses of metadata, which shrinking finds: 192.0.0.192 is near. */
+const CLOUDS = ['168.63.129.16', '100.100.100.200', '192.0.0.192']
 const bitsOf = (bytes: Uint8Array): string =>
   [...bytes].map((byte) => byte.toString(2).padStart(8, '0')).join('')
 
@@ -142,7 +144,8 @@ test('judge() agrees with a twin that compares bits as text', () => {
         const verdict = new ExitPolicy({ routes, loopback: false }).judge(words)
         const first = address[0]!
         const special = address.length === 4 &&
-          (first === 0 || first === 127 || first >= 224 || (first === 169 && address[1] === 254))
+          (first === 0 || first === 127 || first >= 224 || (first === 169 && address[1] === 254) ||
+            CLOUDS.includes(words))
         assert.is(verdict === undefined, twin && !special, `${words} in ${routes.map(routeText)}`)
       },
     ),
