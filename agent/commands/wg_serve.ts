@@ -6,6 +6,7 @@
 import { isTunnelError, TunnelError } from '../../core/errors.ts'
 import { fingerprint, formatKey } from '../../core/key.ts'
 import { parseNetwork } from '../../core/address.ts'
+import { MTU_MIN } from '../../core/agreement.ts'
 import type { Network as Range } from '../../core/address.ts'
 import { checkPeer } from '../access.ts'
 import type { PeerView } from '../access.ts'
@@ -24,7 +25,7 @@ import { openServing } from '../wireguard/membership_control.ts'
 import type { Line, MembershipControl } from '../wireguard/membership_control.ts'
 import { NETWORK_NAME_LETTERS_MAX, PUBLIC_PATH } from '../wireguard/public_port.ts'
 import { RELAY_PATH } from '../wireguard/relay_path.ts'
-import { ServedNetwork } from '../wireguard/served_network.ts'
+import { DIRECT_MTU, ServedNetwork } from '../wireguard/served_network.ts'
 import type { ServedOptions } from '../wireguard/served_network.ts'
 import { TUNNEL_SERVICE } from '../wireguard/tunnel_server.ts'
 import type { Member } from '../wireguard/tunnel_server.ts'
@@ -72,6 +73,12 @@ const page: Page = {
       help: 'Take WireGuard at this UDP port too; 0 takes a free one.',
     },
     {
+      name: 'mtu',
+      value: 'BYTES',
+      without: '1420',
+      help: 'Largest packet inside, 1280 to 1420, where UDP may carry it and its way is narrow.',
+    },
+    {
       name: 'public-udp',
       value: 'PORT',
       without: 'stock clients need --udp',
@@ -114,6 +121,7 @@ function read(given: Given): ServeOptions {
     dns: isSet(given, 'dns'),
     peers: listOf(given, 'peer'),
     udpPort: numberOf(given, 'udp', { min: 0, max: 65_535 }),
+    mtu: numberOf(given, 'mtu', { min: MTU_MIN, max: DIRECT_MTU }),
     publicPort: numberOf(given, 'public-udp', { min: 0, max: 65_535 }),
     subnet: textOf(given, 'subnet'),
     loopback: isSet(given, 'allow-loopback'),

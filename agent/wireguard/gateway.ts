@@ -28,12 +28,18 @@ const WAITING_MAX = 1_024
 /** Connections of one member to others of them; those to the network are the exit's to count. */
 export const BETWEEN_MAX = 256
 
+/** Of IP, and of UDP or an echo. */
+const HEAD4_BYTES = 28
+const HEAD6_BYTES = 48
+
 /** A member, by the address that its packets come from. */
 export interface GatewayMember {
   /** Its name at the exit, whose bounds are for each. */
   readonly client: string
   /** Our own addresses in its subnet. */
   readonly own: readonly string[]
+  /** Largest packet that every way to it carries. */
+  readonly mtu: number
 }
 
 export interface GatewayPorts {
@@ -215,7 +221,7 @@ export class Gateway {
       if (destinationPort !== DNS_PORT || !this.#ports.names) return this.#cannot(message, 'port')
       const resolve = (name: string): Promise<string[]> => this.#client(member).resolve(name)
       void answerNames(payload, resolve).then((answer) => {
-        if (answer) this.#back(message, answer)
+        if (answer) this.#back(member, message, answer)
       })
       return
     }
@@ -256,7 +262,7 @@ export class Gateway {
     this.#flows.set(key, flow)
     flow.handle({
       message: (from, payload) => {
-        this.#ports.tunnel().send({
+        this.#send(member, {
           kind: 'datagram',
           source: from.address,
           sourcePort: from.port,
@@ -275,7 +281,7 @@ export class Gateway {
   #echo(member: GatewayMember, message: Message): void {
     const reply = (): void => {
       const { source, destination } = message
-      this.#ports.tunnel().send({
+      this.#send(member, {
         ...message,
         kind: 'echo-reply',
         source: destination,
@@ -291,8 +297,14 @@ export class Gateway {
     )
   }
 
-  #back(message: Message, payload: Uint8Array): void {
-    this.#ports.tunnel().send({
+  /** What no way to the member may carry is lost, as where a router must not break it up. */
+  #send(member: GatewayMember, message: Message): void {
+    const headBytes = message.source.includes(':') ? HEAD6_BYTES : HEAD4_BYTES
+    if (headBytes + message.payload.length <= member.mtu) this.#ports.tunnel().send(message)
+  }
+
+  #back(member: GatewayMember, message: Message, payload: Uint8Array): void {
+    this.#send(member, {
       kind: 'datagram',
       source: message.destination,
       sourcePort: message.destinationPort,

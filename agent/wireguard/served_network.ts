@@ -3,6 +3,7 @@
  * and the ways that lead to it. Members of two kinds: agents, who agree in sessions, and stock clients of
  * WireGuard, whose keys a person has made (`stock_clients.ts`).
  */
+import type { TunnelEndpoint } from '../../core/agreement.ts'
 import { parseAddress } from '../../core/address.ts'
 import type { Network as Range } from '../../core/address.ts'
 import type { TunnelError } from '../../core/errors.ts'
@@ -29,8 +30,8 @@ import type { Lease, Member } from './tunnel_server.ts'
 
 /** Where the relay alone carries datagrams, packets may be large: fewer of them, and fewer seals. */
 const RELAY_MTU = 16_384
-/** Where UDP may: as WireGuard itself has it for an Ethernet of 1,500. */
-const DIRECT_MTU = 1_420
+/** Where UDP may: as WireGuard itself has it for an Ethernet of 1,500, unless it is said to be less. */
+export const DIRECT_MTU = 1_420
 /** Refusals by the rules that are told in so long: whoever tries place after place fills no log. */
 const DENIED_TOLD_MAX = 30
 const DENIED_MS = 60_000
@@ -43,6 +44,8 @@ export interface ServedOptions {
   /** Of those whom the rules let in, these names, KEYs and fingerprints alone; none: all of them. */
   peers: readonly string[]
   udpPort: number | undefined
+  /** Of packets inside, where UDP may carry them (1,420). */
+  mtu?: number | undefined
   /** A UDP port of the relay, for stock clients; 0 is any. */
   publicPort?: number | undefined
   subnet: string | undefined
@@ -58,6 +61,12 @@ export interface ServedEvents {
   left(member: Member, why: string): void
   refused(member: GatewayMember, to: { address: string; port: number; error: TunnelError }): void
   problem(error: unknown): void
+}
+
+interface ServedLease extends Lease {
+  stored: StoredLease
+  /** As the member is told. */
+  endpoints: TunnelEndpoint[]
 }
 
 /** A stock client, as far as the device knows it. */
@@ -167,13 +176,15 @@ export class ServedNetwork {
       module: parts.module,
       privateKey: parts.key,
       addresses: [],
-      mtu: this.#mtu,
+      mtu: RELAY_MTU,
       after: (ms, run) => clock.after(ms, run),
       onIncoming: (incoming) => gateway.incoming(incoming),
       onMessage: (message) => gateway.message(message),
       onRestart: (cause) => events.problem(cause),
       onNotice: (notice, peer) => this.#race?.noticed(notice, peer),
     })
+    // The stack takes the size of segments from the other end; padding must not go beyond what UDP carries.
+    this.tunnel.device.setMtu(this.#directMtu)
     this.#channels = new RelayPath()
     this.tunnel.addPath(RELAY_PATH, this.#channels)
     if (udp) this.tunnel.addPath(UDP_PATH, udp)
@@ -190,7 +201,7 @@ export class ServedNetwork {
       table: this.#table,
       channels: this.#channels,
       ...(race ? { races: race } : {}),
-      lease: (client, { number, taken }) => this.#lease(client, { number, taken }),
+      lease: (client, asked) => this.#lease(client, asked),
       offer: (lease) => this.#offer(lease),
       ...(options.peers.length === 0 ? {} : { narrows: (view) => isAmong(options.peers, view) }),
       joined: (member) => events.joined(member),
@@ -229,7 +240,7 @@ export class ServedNetwork {
         presharedKey: Uint8Array.from(atob(presharedKey), (one) => one.charCodeAt(0)),
         allowedIps: [`${lease.four}/32`, `${lease.six}/128`],
       })
-      const member = this.#enter(lease, lease.client)
+      const member = this.#enter(lease, this.#directMtu)
       this.#stockMembers.set(key, { name, lease, wireguard, member })
     }
     this.tunnel.wake()
@@ -252,20 +263,27 @@ export class ServedNetwork {
     return ++this.#denied.count <= DENIED_TOLD_MAX
   }
 
-  get #mtu(): number {
-    const { udpPort, publicPort } = this.#options
-    return udpPort === undefined && publicPort === undefined ? RELAY_MTU : DIRECT_MTU
+  get #directMtu(): number {
+    return this.#options.mtu ?? DIRECT_MTU
+  }
+
+  /** Where this machine takes UDP. */
+  get #endpoints(): TunnelEndpoint[] {
+    return this.udpPort === undefined ? [] : lanEndpoints(this.#world, this.udpPort)
   }
 
   async #lease(
     key: string,
-    { number, taken }: { number: number; taken: readonly Range[] },
-  ): Promise<Lease & { stored: StoredLease }> {
+    { number, taken, direct }: { number: number; taken: readonly Range[]; direct: boolean },
+  ): Promise<ServedLease> {
     const client = number === 0 ? key : `${key}/${number + 1}`
     const stored = await this.#leases.lease(client, taken)
     const { four, six, subnet } = stored
-    const member = this.#enter(stored, client)
+    const endpoints = this.#endpoints
+    const mtu = direct && endpoints.length > 0 ? this.#directMtu : RELAY_MTU
+    const member = this.#enter(stored, mtu)
     return {
+      endpoints,
       address4: { bytes: parseAddress(four)!, bits: subnet.four.bits },
       address6: { bytes: parseAddress(six)!, bits: subnet.six.bits },
       stored,
@@ -273,8 +291,8 @@ export class ServedNetwork {
     }
   }
 
-  #enter({ four, six, serverFour, serverSix }: StoredLease, client: string): GatewayMember {
-    const member = { client, own: [serverFour, serverSix] }
+  #enter({ client, four, six, serverFour, serverSix }: StoredLease, mtu: number): GatewayMember {
+    const member = { client, own: [serverFour, serverSix], mtu }
     for (const address of [four, six]) this.#members.set(address, member)
     return member
   }
@@ -294,13 +312,14 @@ export class ServedNetwork {
   }
 
   #offer(lease: Lease) {
-    const { serverFour } = (lease as Lease & { stored: StoredLease }).stored
+    const { stored, endpoints } = lease as ServedLease
+    const { serverFour } = stored
     return {
-      relayMtu: this.#mtu,
-      directMtu: DIRECT_MTU,
+      relayMtu: RELAY_MTU,
+      directMtu: this.#directMtu,
       dns: this.#options.dns ? [parseAddress(serverFour)!] : [],
       routes: [...this.#options.routes],
-      endpoints: this.udpPort === undefined ? [] : lanEndpoints(this.#world, this.udpPort),
+      endpoints,
     }
   }
 }
