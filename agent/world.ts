@@ -115,10 +115,15 @@ export interface TunDevice {
   /** Packets that the system did not take. */
   readonly dropped: number
   /**
-   * IP packets of the system, side by side, each whole: the next that there are. What is not read waits with
-   * the system, and holds up those who send. Undefined when it is closed.
+   * The next IP packet of the system, valid until the next is read. What is not read waits with the system, up to a
+   * bound. Undefined when the interface is gone.
    */
   read(): Promise<Uint8Array | undefined>
+  /**
+   * Between two reads: one more packet that is there already, straight to where it is wanted; how many bytes it has,
+   * 0 for none. A longer one than `into` is cut.
+   */
+  take(into: Uint8Array): number
   /** One packet to the system. False: it was not taken. */
   write(bytes: Uint8Array, from: number, length: number): boolean
   close(): Promise<void>

@@ -3,11 +3,12 @@
  * documentation): IFF_TUN without a head, not persistent, so that it ends with the process, whatever ends
  * that, and its addresses and routes with it.
  *
- * Reading: the runtime's own event loop waits for the descriptor, since it takes a character device that
- * does not block for a stream. It reads packet after packet into one array until there are none; each is whole,
- * since what is left of its buffer is never smaller than 16 KiB when it reads again. Writing is a call of the
- * C library, from the memory in which a packet was opened.
+ * Waiting: the runtime's loop waits for sockets and pipes alone, so a thread of its pool waits in a read, one of
+ * them for as long as the interface is there, and comes back with a packet. What else there is then is taken by calls of the C
+ * library that do not wait, straight to where it will be sealed. Only one of the two reads at a time, so that all
+ * stays in order. Writing is a call as well, from where a packet was opened.
  */
+import { read } from 'node:fs'
 import { TunnelError } from '../../core/errors.ts'
 import type { TunDevice } from '../world.ts'
 
@@ -15,10 +16,17 @@ const SYMBOLS = {
   open: { args: ['ptr', 'i32'], returns: 'i32' },
   ioctl: { args: ['i32', 'u64', 'ptr'], returns: 'i32' },
   // A packet has at most 65,535 bytes.
+  read: { args: ['i32', 'ptr', 'u64'], returns: 'i32' },
   write: { args: ['i32', 'ptr', 'u64'], returns: 'i32' },
+  poll: { args: ['ptr', 'u64', 'i32'], returns: 'i32' },
+  socket: { args: ['i32', 'i32', 'i32'], returns: 'i32' },
+  send: { args: ['i32', 'ptr', 'u64', 'i32'], returns: 'i32' },
   close: { args: ['i32'], returns: 'i32' },
+  if_nametoindex: { args: ['ptr'], returns: 'u32' },
   __errno_location: { args: [], returns: 'ptr' },
 } as const
+/** Not in every C library. */
+const NOWAIT = { preadv2: { args: ['i32', 'ptr', 'i32', 'i64', 'i32'], returns: 'i32' } } as const
 
 /** By soname: glibc, then musl, whose dynamic linker is the library itself. */
 const NAMES = [
@@ -29,7 +37,6 @@ const PATH = '/dev/net/tun'
 
 /** Numbers of Linux on x86-64 and arm64. */
 const O_RDWR = 2
-const O_NONBLOCK = 0o4000
 const O_CLOEXEC = 0o2000000
 const TUNSETIFF = 0x400454ca
 const IFF_TUN = 0x0001
@@ -38,6 +45,14 @@ const IFF_NO_PI = 0x1000
 const IFF_TUN_EXCL = 0x8000
 const IFREQ_BYTES = 40
 const FLAGS_AT = 16
+const RWF_NOWAIT = 8
+const POLLIN = 1
+const AF_NETLINK = 16
+/** SOCK_RAW | SOCK_CLOEXEC */
+const NETLINK_TYPE = 0x80003
+const NETLINK_ROUTE = 0
+const RTM_DELLINK = 17
+const NLM_F_REQUEST = 1
 const EPERM = 1
 const ENOENT = 2
 const EACCES = 13
@@ -45,9 +60,9 @@ const EBUSY = 16
 const ENODEV = 19
 const EINVAL = 22
 const ENXIO = 6
+const EAGAIN = 11
 
-/** Largest packet that is read whole; see above. */
-export const TUN_MTU_MAX = 16_384
+const PACKET_BYTES_MAX = 65_535
 
 type Libc = Awaited<ReturnType<typeof openLibc>>
 
@@ -64,7 +79,7 @@ export async function openTun(name: string): Promise<TunDevice> {
   const libc = await openLibc()
   const { call, ptr } = libc
   const path = new TextEncoder().encode(`${PATH}\0`)
-  const fd = call.open(ptr(path), O_RDWR | O_NONBLOCK | O_CLOEXEC)
+  const fd = call.open(ptr(path), O_RDWR | O_CLOEXEC)
   if (fd < 0) throw problem(errnoOf(libc), name)
   const request = new Uint8Array(IFREQ_BYTES)
   new TextEncoder().encodeInto(name, request.subarray(0, FLAGS_AT - 1))
@@ -82,22 +97,53 @@ class Tun implements TunDevice {
   dropped = 0
   readonly #fd: number
   readonly #libc: Libc
-  readonly #reader: ReadableStreamDefaultReader<Uint8Array>
+  readonly #first = new Uint8Array(PACKET_BYTES_MAX)
+  /** struct iovec; struct pollfd. */
+  readonly #vector = new BigUint64Array(2)
+  readonly #poll = new Int32Array(2)
+  #pollsFirst = false
   #base = 0
   #buffer: ArrayBufferLike | undefined
   #isClosed = false
+  /** While a thread reads, nobody else does. */
+  #isReading = false
+  #over: (() => void) | undefined
 
   constructor(name: string, fd: number, libc: Libc) {
     this.name = name
     this.#fd = fd
     this.#libc = libc
-    // It waits on a descriptor of its own, with the same interface behind it.
-    this.#reader = Bun.file(fd).stream().getReader()
+    this.#poll.set([fd, POLLIN])
+    this.#pollsFirst = libc.nowait === undefined
   }
 
-  async read(): Promise<Uint8Array | undefined> {
-    const { value } = await this.#reader.read().catch(() => ({ value: undefined }))
-    return this.#isClosed ? undefined : value
+  read(): Promise<Uint8Array | undefined> {
+    if (this.#isClosed) return Promise.resolve(undefined)
+    this.#isReading = true
+    return new Promise((resolve) => {
+      read(this.#fd, this.#first, 0, PACKET_BYTES_MAX, null, (error, length) => {
+        this.#isReading = false
+        this.#over?.()
+        resolve(error || this.#isClosed ? undefined : this.#first.subarray(0, length))
+      })
+    })
+  }
+
+  take(into: Uint8Array): number {
+    if (this.#isClosed || this.#isReading) return 0
+    const { call, nowait, ptr } = this.#libc
+    const at = this.#addressOf(into)
+    if (!this.#pollsFirst) {
+      this.#vector[0] = BigInt(at)
+      this.#vector[1] = BigInt(into.length)
+      const length = nowait!.preadv2(this.#fd, ptr(this.#vector), 1, -1n, RWF_NOWAIT)
+      if (length >= 0) return length
+      // A system that cannot, before Linux 5.11.
+      if (errnoOf(this.#libc) !== EAGAIN) this.#pollsFirst = true
+      return 0
+    }
+    if (call.poll(ptr(this.#poll), 1n, 0) !== 1) return 0
+    return Math.max(0, call.read(this.#fd, at as never, into.length))
   }
 
   write(bytes: Uint8Array, from: number, length: number): boolean {
@@ -112,7 +158,11 @@ class Tun implements TunDevice {
   async close(): Promise<void> {
     if (this.#isClosed) return
     this.#isClosed = true
-    await this.#reader.cancel().catch(() => {})
+    if (this.#isReading) {
+      // The thread holds the interface until its read ends, as it does when that is removed.
+      const over = new Promise<void>((resolve) => this.#over = resolve)
+      if (removeLink(this.#libc, this.name)) await over
+    }
     this.#libc.call.close(this.#fd)
   }
 
@@ -131,12 +181,34 @@ async function openLibc() {
   const { dlopen, ptr, read } = await import('bun:ffi')
   for (const name of NAMES) {
     try {
-      return { call: dlopen(name, SYMBOLS).symbols, ptr, read }
+      const call = dlopen(name, SYMBOLS).symbols
+      let nowait
+      try {
+        nowait = dlopen(name, NOWAIT).symbols
+      } catch {
+        // It is asked whether there is a packet before each is read.
+      }
+      return { call, nowait, ptr, read }
     } catch {
       // The other one.
     }
   }
   throw new TunnelError('host/unsupported', 'Cannot call the C library: it was not found')
+}
+
+/** rtnetlink(7): RTM_DELLINK with a bare ifinfomsg. False: it is gone already, or cannot be removed. */
+function removeLink({ call, ptr }: Libc, name: string): boolean {
+  const index = call.if_nametoindex(ptr(new TextEncoder().encode(`${name}\0`)))
+  if (index === 0) return false
+  const message = new DataView(new ArrayBuffer(32))
+  message.setUint32(0, 32, true)
+  message.setUint16(4, RTM_DELLINK, true)
+  message.setUint16(6, NLM_F_REQUEST, true)
+  message.setInt32(20, index, true)
+  const socket = call.socket(AF_NETLINK, NETLINK_TYPE, NETLINK_ROUTE)
+  const sent = socket >= 0 && call.send(socket, ptr(message), 32, 0) === 32
+  if (socket >= 0) call.close(socket)
+  return sent
 }
 
 function errnoOf({ call, read }: Libc): number {

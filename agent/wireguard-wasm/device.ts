@@ -293,6 +293,13 @@ export class Device implements PeerDevice {
     return sendPool.subarray(at + HEAD_BYTES, at + HEAD_BYTES + length)
   }
 
+  /** Of the last slot: so many bytes were written, at most what was asked for; 0 gives it back. */
+  trim(length: number): void {
+    const word = --this.#queued * RUN_WORDS
+    this.#queueEnd = this.#queue[word]!
+    if (length > 0) this.slot(length)
+  }
+
   /** Gives all that is to go out, in batches, and then tells notices. `emit` sends nothing itself. */
   flush(emit: (batch: Batch) => unknown): void {
     if (this.#isFlushing) return

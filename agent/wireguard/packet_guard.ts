@@ -283,19 +283,6 @@ export function familyOf(bytes: Uint8Array, at: number, length: number): 0 | 4 |
   return HEAD_SIX + word16(bytes, at + 4) === length ? 6 : 0
 }
 
-/** Bytes of the packet at `at` by its own head; 0 where it is none, or is not whole. */
-export function packetLength(bytes: Uint8Array, at: number): number {
-  const left = bytes.length - at
-  if (left < HEAD_FOUR) return 0
-  const version = bytes[at]! >> 4
-  const length = version === 4
-    ? word16(bytes, at + 2)
-    : version === 6
-    ? HEAD_SIX + word16(bytes, at + 4)
-    : 0
-  return length <= left ? length : 0
-}
-
 /**
  * "There is no way to it" of IPv6 (RFC 4443 §3.1) about a packet of this machine, as if from where it was to go;
  * undefined for one that deserves none.

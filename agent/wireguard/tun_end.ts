@@ -12,11 +12,13 @@ import type { Engine, Path } from '../wireguard-wasm/driver.ts'
 import type { Endpoint } from '../wireguard-wasm/address.ts'
 import type { TunDevice } from '../world.ts'
 import type { NearEnd, NearEndOptions } from './near_end.ts'
-import { packetLength, unreachableSix } from './packet_guard.ts'
+import { unreachableSix } from './packet_guard.ts'
 import type { PacketGuard } from './packet_guard.ts'
 
 /** A path that is full says when it is not; one that never says so is tried again after this. */
 const FULL_MS = 5
+/** Then they are sealed and sent, while more come. */
+const TURN_PACKETS = 256
 
 export interface TunEndOptions extends NearEndOptions {
   tun: TunDevice
@@ -68,39 +70,49 @@ export class TunEnd implements NearEnd {
     this.#drained?.()
   }
 
-  /** Packets of the system, side by side. Resolves when more may come. */
-  async give(chunk: Uint8Array): Promise<void> {
-    for (let at = 0; at < chunk.length;) {
-      const length = packetLength(chunk, at)
-      // Not whole: there is no telling where the next begins.
-      if (length === 0) break
-      this.#send(chunk, at, length)
-      at += length
+  /**
+   * A packet of the system, and what else there is now. Undefined where more may come at once, else it resolves
+   * when it may.
+   */
+  give(packet: Uint8Array): Promise<void> | undefined {
+    if (this.#passes(packet, 0, packet.length) && !this.device.send(packet)) {
+      this.#driver.turn()
+      this.device.send(packet)
     }
+    this.#take()
     this.#driver.turn()
-    if (!this.#isFull) return
-    await new Promise<void>((resolve) => {
+    if (!this.#isFull) return undefined
+    return new Promise((resolve) => {
       this.#drained = resolve
       this.#after(FULL_MS, resolve)
     })
   }
 
-  #send(chunk: Uint8Array, at: number, length: number): void {
-    const verdict = this.#guard.out(chunk, at, length)
+  /** Straight into the module, until there is no more, or enough for one turn. */
+  #take(): void {
+    const { mtu } = this.device
+    for (let count = 0; count < TURN_PACKETS; count++) {
+      const slot = this.device.slot(mtu)
+      if (!slot) return
+      const length = this.#tun.take(slot)
+      const passes = length > 0 && this.#passes(slot, 0, length)
+      this.device.trim(passes ? length : 0)
+      if (length === 0) return
+    }
+  }
+
+  #passes(bytes: Uint8Array, at: number, length: number): boolean {
+    const verdict = this.#guard.out(bytes, at, length)
     if (verdict === 'unroutable') {
-      const answer = unreachableSix(chunk, at, length)
+      const answer = unreachableSix(bytes, at, length)
       if (answer) this.#tun.write(answer, 0, answer.length)
     }
     // Larger than was agreed: the interface's MTU was changed by hand.
-    if (verdict !== 'pass' || length > this.device.mtu) return
-    const packet = chunk.subarray(at, at + length)
-    if (this.device.send(packet)) return
-    this.#driver.turn()
-    this.device.send(packet)
+    return verdict === 'pass' && length <= this.device.mtu
   }
 
   #engine(): Engine {
-    const engine = packetEngine(this.device, (packets) => this.#take(packets))
+    const engine = packetEngine(this.device, (packets) => this.#open(packets))
     return {
       get inbox() {
         return engine.inbox
@@ -120,7 +132,7 @@ export class TunEnd implements NearEnd {
     }
   }
 
-  #take({ bytes, words, count }: Packets): void {
+  #open({ bytes, words, count }: Packets): void {
     for (let i = 0; i < count; i++) {
       const at = words[i * 4]!
       const length = words[i * 4 + 1]!

@@ -18,8 +18,9 @@ import type { RouteChoice, RoutePlan } from './route_plan.ts'
 import { SystemNames } from './system_names.ts'
 import { TunEnd } from './tun_end.ts'
 
-/** What the interface reads whole. */
-const MTU_MAX = 16_384
+/** What waits for this program, while it does something else; more is dropped by the system. */
+const QUEUE_BYTES = 4 * 2 ** 20
+const QUEUE_PACKETS = [500, 3_000] as const
 /** One at a time looks for a free table. */
 const LOCK = '/run/sotto-tun.lock'
 const LOCK_MS = 5_000
@@ -146,9 +147,10 @@ export class TunInterface implements NearEnds {
 
   async #pump(): Promise<void> {
     for (;;) {
-      const chunk = await this.#tun.read()
-      if (!chunk) break
-      await this.#end?.give(chunk)
+      const packet = await this.#tun.read()
+      if (!packet) break
+      const full = this.#end?.give(packet)
+      if (full) await full
     }
     if (!this.#isClosed) {
       this.problem?.(new TunnelError('tun/gone', `The interface ${this.interface} was removed`))
@@ -169,7 +171,7 @@ export class TunInterface implements NearEnds {
     const routes = this.#isAll ? withBoth(plan.routed) : plan.routed
     if (!this.facts) await this.#quiet()
     await this.#ip.batch(4, [
-      `link set dev ${name} mtu ${Math.min(mtu, MTU_MAX)}`,
+      `link set dev ${name} mtu ${mtu} txqueuelen ${queueOf(mtu)}`,
       ...this.#lines(4, own[0]!, routes),
     ])
     const withoutSix = await this.#six(own[1]!, routes)
@@ -179,7 +181,7 @@ export class TunInterface implements NearEnds {
     this.facts = {
       name,
       addresses: withoutSix === undefined ? this.#addresses : this.#addresses.slice(0, 1),
-      mtu: Math.min(mtu, MTU_MAX),
+      mtu,
       plan,
       withoutSix,
       names: dns ? await this.#names.use(agreed.dns.map(formatAddress)) : undefined,
@@ -245,6 +247,11 @@ export class TunInterface implements NearEnds {
     this.guard.avoid({ bytes, port })
     this.bypass(host, 'udp', port).catch((error) => this.problem?.(error))
   }
+}
+
+function queueOf(mtu: number): number {
+  const [least, most] = QUEUE_PACKETS
+  return Math.max(least, Math.min(most, Math.floor(QUEUE_BYTES / mtu)))
 }
 
 /** All of a machine is both families, also where one of them leads nowhere then. */
