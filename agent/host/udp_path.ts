@@ -26,6 +26,8 @@ const ADDRESSES_MAX = 1024
 const ROW_MAX = 16
 /** Datagrams for one call of the runtime. */
 const SEND_MANY = 512
+/** Type of a data message. */
+const DATA = 4
 const MESSAGE_BYTES = { 1: 148, 2: 92, 3: 64 } as Record<number, number>
 
 export interface UdpPathOptions {
@@ -246,9 +248,10 @@ export class UdpPath implements Path {
     const fixed = MESSAGE_BYTES[bytes[0]!]
     if (fixed !== undefined) return length % fixed === 0 ? fixed : length
     if (length > 64 && isTrain(bytes, this.#trainBytes)) return this.#trainBytes
-    for (let size = 32; size <= length - 32; size += 4) {
-      if (!isTrain(bytes, size)) continue
-      return this.#trainBytes = size
+    // Any length: padding to 16 ends at the sender's MTU.
+    for (let size = bytes.indexOf(DATA, 32); size > 0; size = bytes.indexOf(DATA, size + 1)) {
+      if (size > length - 32) break
+      if (isTrain(bytes, size)) return this.#trainBytes = size
     }
     return length
   }
@@ -296,7 +299,7 @@ function isTrain(bytes: Uint8Array, size: number): boolean {
   if (size < 32 || size >= bytes.length) return false
   for (let i = 0; i < 8; i++) if (bytes[size + i] !== bytes[i]) return false
   for (let at = size; at + 4 <= bytes.length; at += size) {
-    if (bytes[at] !== 4 || bytes[at + 1] !== bytes[1] || bytes[at + 2] !== bytes[2]) return false
+    if (bytes[at] !== DATA || bytes[at + 1] !== bytes[1] || bytes[at + 2] !== bytes[2]) return false
   }
   return true
 }

@@ -55,7 +55,7 @@ async function serve(flags: string[] = [], route = '192.168.1.0/24'): Promise<Pr
 
 async function forward(flags: string[] = []): Promise<Program> {
   const program = sotto(far, 'member', [
-    ...['wg', 'forward', 'office', '-L', `7000:${PRINTER}:7000`, '--json', ...flags],
+    ...['wg', 'forward', 'office', '-L', `7000:${PRINTER}:7000`, ...flags, '--json'],
   ])
   await program.event('listening')
   return program
@@ -185,6 +185,89 @@ test('UDP that is cut under a stream: the relay carries it on, and UDP again onc
   assert.match((await nth(member, 'path', 3)).path, /^udp /)
   await talk.more()
   assert.is(talk.program.over, undefined, talk.program.stdout)
+})
+
+/** Packets that the systems of both machines broke up, or could not. */
+async function fragments(): Promise<number> {
+  let sum = 0
+  for (const space of [far, near]) {
+    const [command, ...rest] = [...space.within, 'cat', '/proc/net/snmp']
+    const { stdout } = await world.run(command!, rest)
+    const [names, values] = stdout.split('\n').filter((line) => line.startsWith('Ip: '))
+      .map((line) => line.split(' '))
+    for (const name of ['ReasmReqds', 'FragFails', 'FragCreates']) {
+      sum += Number(values![names!.indexOf(name)])
+    }
+  }
+  return sum
+}
+
+/** The wires of both machines. */
+function narrow(mtu: number): void {
+  for (const { name } of [far, near]) {
+    const id = name.slice('sotto-'.length)
+    ip('link', 'set', `so${id}`, 'mtu', String(mtu))
+    ip('-n', name, 'link', 'set', `si${id}`, 'mtu', String(mtu))
+  }
+}
+
+test('packets fit the way that they take: none is broken up over UDP, whatever its width', async () => {
+  for (const mtu of [1280, 1341, 1420]) {
+    // Of IPv4 and UDP, and WireGuard.
+    narrow(mtu + 28 + 32)
+    const server = await serve(['--udp', '0', '--mtu', String(mtu)])
+    const member = await forward()
+    const talk = new Talk()
+    // What is on its way over the relay already is as small.
+    assert.match((await nth(member, 'path', 1)).path, /^udp /)
+    const before = await fragments()
+    await talk.more(128)
+    assert.is(await fragments(), before, `MTU ${mtu}`)
+    assert.is(talk.program.over, undefined, talk.program.stdout)
+    for (const program of [talk.program, member, server]) await program.stop()
+  }
+  narrow(1500)
+})
+
+/** Datagrams of these lengths, one after the other, and which came back. */
+async function echoed(port: number, lengths: number[]): Promise<string> {
+  const ask = `const heard = []
+    const s = await Bun.udpSocket({ connect: { hostname: '127.0.0.1', port: ${port} }, socket: {
+      data(_, d) {
+        heard.push(d.length)
+        if (d.length !== ${lengths.at(-1)}) return
+        console.log(heard.join(' '))
+        process.exit(0)
+      } } })
+    for (;;) {
+      for (const length of [${lengths}]) {
+        s.send(new Uint8Array(length))
+        await new Promise((resolve) => setTimeout(resolve, 50))
+      }
+    }`
+  const [command, ...rest] = [...far.within, BUN, '-e', ask]
+  return (await world.run(command!, rest, { timeoutMs: 20_000 })).stdout.trim()
+}
+
+test('larger packets pass where the relay alone carries, at the same server', async () => {
+  await serve(['--udp', '0'])
+  const status = async (): Promise<string> => {
+    const program = sotto(far, 'member', ['wg', 'status', '--json'])
+    await program.ended
+    return program.stdout
+  }
+  for (
+    const [flags, port, comes] of [[['--relay-only'], 7101, '8000 1300'], [
+      [],
+      7102,
+      '1300',
+    ]] as const
+  ) {
+    const member = await forward(['-U', `${port}:${PRINTER}:7001`, ...flags])
+    assert.is(await echoed(port, [8000, 1300]), comes)
+    assert.match(await status(), flags.length > 0 ? /"mtu":16384/ : /"mtu":1420/)
+    await member.stop()
+  }
 })
 
 test.run()
