@@ -33,7 +33,7 @@ export interface Counts {
 /** One fact, such as `url`: its name in JSON, and the line for people. */
 export interface Fact {
   readonly name: string
-  readonly value: string | number
+  readonly value: string | number | readonly object[]
   /** Left out: not for people. */
   readonly line?: string
   /** Never broken where the terminal is narrower: somebody will paste it. */
@@ -202,7 +202,7 @@ export class Screen {
   }
 }
 
-function factsObject(facts: readonly Fact[]): Record<string, string | number> {
+function factsObject(facts: readonly Fact[]): Record<string, Fact['value']> {
   return Object.fromEntries(facts.map(({ name, value }) => [name, value]))
 }
 

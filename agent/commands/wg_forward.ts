@@ -23,7 +23,7 @@ const page: Page = {
     ],
     [
       'sotto wg forward office -R 8080:localhost:3000',
-      'Port 8080 of our address in the network leads to port 3000 here, for other members where it is served with --between.',
+      'Port 8080 of our address in the network leads to port 3000 here, for whom the serving side lets: -L or --between there.',
     ],
   ],
   flags: [

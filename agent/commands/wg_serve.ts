@@ -16,13 +16,17 @@ import { command, isSet, JSON_FLAG, listOf, numberOf, RELAY_FLAGS, textOf } from
 import type { Given, Page } from '../cli/page.ts'
 import { checkName, LABEL_FLAG, readLabelled } from '../cli/plan.ts'
 import { Screen } from '../cli/screen.ts'
+import type { Fact } from '../cli/screen.ts'
 import { checkChoice, join } from '../join.ts'
 import type { RelayChoice } from '../join.ts'
 import { Presence } from '../presence.ts'
 import { placeText } from '../wireguard/network.ts'
 import { parseRoute, routeText } from '../wireguard/exit_policy.ts'
+import { MemberForwards } from '../wireguard/member_forward.ts'
 import { openServing } from '../wireguard/membership_control.ts'
 import type { Line, MembershipControl } from '../wireguard/membership_control.ts'
+import { parseForward } from '../wireguard/port_forward.ts'
+import type { Forward } from '../wireguard/port_forward.ts'
 import { NETWORK_NAME_LETTERS_MAX, PUBLIC_PATH } from '../wireguard/public_port.ts'
 import { RELAY_PATH } from '../wireguard/relay_path.ts'
 import { DIRECT_MTU, ServedNetwork } from '../wireguard/served_network.ts'
@@ -100,16 +104,26 @@ const page: Page = {
       name: 'between',
       help: 'Let members reach the ports that others of them forward with -R.',
     },
+    {
+      name: 'local',
+      short: 'L',
+      value: '[ADDRESS:]PORT:PEER:PORT',
+      many: true,
+      without: 'nothing here leads to members',
+      help: 'A TCP port of this machine onto one that a member forwards with -R; * is all its LAN.',
+    },
     LABEL_FLAG,
     ...RELAY_FLAGS,
     JSON_FLAG,
   ],
   more: `Whom to let in: sotto peers trust PEER KEY && sotto access allow PEER wg
 A right that is taken back, or a peer that is forgotten, ends what it has here at once.
+What members serve is reached from here by -L alone; PEER is a pinned name, a stock client or an address.
 Members use it by: sotto wg socks5 NET, sotto wg forward NET, sotto wg ping NET ADDRESS`,
 }
 
 interface ServeOptions extends ServedOptions {
+  forwards: Forward[]
   choice: RelayChoice
   json: boolean
 }
@@ -128,6 +142,7 @@ function read(given: Given): ServeOptions {
     linkLocal: isSet(given, 'allow-link-local'),
     own: isSet(given, 'allow-own'),
     between: isSet(given, 'between'),
+    forwards: listOf(given, 'local').map((words) => parseForward('tcp', words)),
     choice: readLabelled(given),
     json: isSet(given, 'json'),
   }
@@ -179,6 +194,7 @@ class Serving {
   readonly #options: ServeOptions
   readonly #screen: Screen
   #network: ServedNetwork | undefined
+  #forwards: MemberForwards | undefined
   /** Where stock clients were told to look, and why the relay opens that port no more. */
   #place: string | undefined
   #refusal: TunnelError | undefined
@@ -230,6 +246,10 @@ class Serving {
           problem: (error) => screen.tell(`trouble in the network: ${(error as Error).message}`),
         },
       )
+      this.#forwards = await MemberForwards.open(this.#world, this.#network, {
+        forwards: this.#options.forwards,
+        told: (error) => screen.trouble(error),
+      })
       const up = async (): Promise<void> => {
         await presence!.ready()
         await presence!.agent.announce(name)
@@ -249,6 +269,7 @@ class Serving {
   }
 
   async #close(presence: Presence | undefined, control: MembershipControl): Promise<void> {
+    await this.#forwards?.close()
     this.#network?.close()
     await control.close()
     await presence?.end()
@@ -303,6 +324,7 @@ class Serving {
         line: `names       ${dns ? 'answered' : 'not answered'}`,
       },
       ...(udp === undefined ? [] : [{ name: 'udp', value: udp, line: `UDP port    ${udp}` }]),
+      ...this.#forwardFacts(),
       ...(this.#place === undefined ? [] : [{
         name: 'publicUdp',
         value: this.#place,
@@ -310,6 +332,16 @@ class Serving {
           `stock       ${this.#place}, a UDP port of the relay: sotto wg config ${name} --new NAME`,
       }]),
     ])
+  }
+
+  #forwardFacts(): Fact[] {
+    const open = this.#forwards!.open.map(({ forward: { listen, to }, port }) => ({
+      listen: placeText({ ...listen, port }),
+      to: placeText(to),
+    }))
+    if (open.length === 0) return []
+    const lines = open.map(({ listen, to }) => `TCP         ${listen} leads to ${to}`)
+    return [{ name: 'forwards', value: open, line: lines.join('\n') }]
   }
 
   #joined({ peer, address4, number }: Member): void {

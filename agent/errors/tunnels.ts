@@ -56,6 +56,12 @@ export const TUNNELS: ErrorTable = {
         'It is joined again by itself, under the same address.',
         'sotto wg status',
       ],
+      member: [
+        'A port of the serving machine leads to a member that is not in the network.',
+        'It has not joined, its name is another one here, or it has left.',
+        'See who is there; the name is the one under which it is pinned, or that of a stock client.',
+        'sotto wg status',
+      ],
       order: disorder('The serving agent found a message of ours out of place.'),
       revoked: [
         'The right to be in the network was taken back.',

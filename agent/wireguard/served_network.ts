@@ -4,7 +4,7 @@
  * WireGuard, whose keys a person has made (`stock_clients.ts`).
  */
 import type { TunnelEndpoint } from '../../core/agreement.ts'
-import { parseAddress } from '../../core/address.ts'
+import { formatAddress, parseAddress } from '../../core/address.ts'
 import type { Network as Range } from '../../core/address.ts'
 import type { TunnelError } from '../../core/errors.ts'
 import type { PeerView } from '../access.ts'
@@ -19,6 +19,7 @@ import { Gateway } from './gateway.ts'
 import type { GatewayMember } from './gateway.ts'
 import { Leases, namedSubnet } from './leases.ts'
 import type { Lease as StoredLease } from './leases.ts'
+import type { MemberNetwork, ReachedMember } from './member_forward.ts'
 import { lanEndpoints, ownAddresses, takenNetworks } from './own_addresses.ts'
 import type { PeerTable, TablePeer } from './peer_table.ts'
 import { PUBLIC_PATH, PublicPort } from './public_port.ts'
@@ -77,12 +78,13 @@ interface StockMember {
   member: GatewayMember
 }
 
-export class ServedNetwork {
+export class ServedNetwork implements MemberNetwork {
   readonly server: TunnelServer
   readonly tunnel: Tunnel
   readonly udpPort: number | undefined
   /** For the agent to claim. */
   readonly publicPort: PublicPort | undefined
+  onLeave: ((member: object) => void) | undefined
   readonly #world: World
   readonly #options: ServedOptions
   readonly #gateway: Gateway
@@ -224,6 +226,19 @@ export class ServedNetwork {
     return [...this.#stockMembers.values()]
   }
 
+  /** Of several processes of one agent the first; a stock client by its name. */
+  find(name: string): ReachedMember | undefined {
+    const { members } = this.server
+    const agent = members.filter(({ view }) => view.names.includes(name) || view.key === name)
+      .sort((one, other) => one.number - other.number)[0]
+    const address = agent
+      ? formatAddress(agent.address4.bytes)
+      : this.stockMembers.find((one) => one.name === name)?.lease.four ?? name
+    const member = this.#members.get(address)
+    const from = member?.own.find((own) => own.includes(':') === address.includes(':'))
+    return member && from !== undefined ? { member, address, from } : undefined
+  }
+
   /** What a person may have changed: rights, and stock clients. */
   async refresh(): Promise<void> {
     await this.server.recheck()
@@ -303,6 +318,7 @@ export class ServedNetwork {
     this.#members.delete(four)
     this.#members.delete(six)
     this.#gateway.forget([four, six], member.client)
+    this.onLeave?.(member)
   }
 
   #dropStock(key: string, { lease, wireguard, member }: StockMember): void {

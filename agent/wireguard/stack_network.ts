@@ -308,7 +308,8 @@ function unrouted(host: string): TunnelError {
 }
 
 /** The stack says why in words alone. */
-function connectProblem(cause: unknown, place: string): TunnelError {
+/** What the stack says of a connection that it could not make. */
+export function connectProblem(cause: unknown, place: string): TunnelError {
   const words = cause instanceof Error ? cause.message : 'timed out'
   if (/timed out/.test(words)) {
     return new TunnelError('net/timeout', `Cannot connect to ${place}: no answer in time`, {
