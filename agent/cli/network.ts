@@ -1,5 +1,6 @@
 /** What commands of private networks share: their words, the process that is in one, and how it ends. */
 import { isTunnelError, TunnelError } from '../../core/errors.ts'
+import { formatAddress } from '../../core/address.ts'
 import { formatKey } from '../../core/key.ts'
 import { join } from '../join.ts'
 import type { Joining, RelayChoice } from '../join.ts'
@@ -12,6 +13,7 @@ import type { MembershipControl } from '../wireguard/membership_control.ts'
 import { JoinedNetwork } from '../wireguard/joined_network.ts'
 import type { NearEnds } from '../wireguard/near_end.ts'
 import type { TunnelState } from '../wireguard/tunnel_client.ts'
+import { routeText } from '../wireguard/exit_policy.ts'
 import { parseForward } from '../wireguard/port_forward.ts'
 import type { Forward } from '../wireguard/port_forward.ts'
 import { listOf } from './page.ts'
@@ -163,7 +165,15 @@ function changed(
     const why = state.error === undefined ? '' : ` (${state.error.message})`
     const words = `the network is lost${why}, again in ${waitWords(state.retryInMs)}`
     screen.tell(words, { event: 'network-down', again: true })
-  } else if (wasUp) screen.tell('the network is back', { event: 'network-up', again: true })
+  } else if (state.kind === 'up' && wasUp) {
+    const { address4, routes } = state.agreed
+    const leads = routes.map(routeText).join(', ')
+    screen.tell(`the network is back, and leads to ${leads === '' ? 'nothing' : leads}`, {
+      event: 'network-up',
+      fields: { address: formatAddress(address4.bytes), routes: leads },
+      again: true,
+    })
+  }
 }
 
 /** Whoever is refused has to be let in at the other end. */
