@@ -1,4 +1,4 @@
-// seconds: 200
+// seconds: 300
 // needs: root ip nft
 /**
  * The ways of a private network: UDP goes away and comes back under a stream, packets fit the way that they
@@ -268,6 +268,75 @@ test('larger packets pass where the relay alone carries, at the same server', as
     assert.match(await status(), flags.length > 0 ? /"mtu":16384/ : /"mtu":1420/)
     await member.stop()
   }
+})
+
+test('a relay that is started anew: streams inside go on, by UDP and without', async () => {
+  const server = await serve(['--udp', '0'])
+  const plain = await forward(['--relay-only'])
+  const talk = new Talk()
+  await talk.more()
+  const before = plain.lines.find(({ event }) => event === 'listening')!.address
+  assert.is((await relay.stop('SIGKILL')).signal, 'SIGKILL')
+  relay = startRelay()
+  await relay.event('listening')
+  await talk.more(64, 90_000)
+  assert.is(talk.program.over, undefined, talk.program.stdout)
+  assert.not.ok(plain.lines.some(({ event }) => event === 'network-down'), plain.stderr)
+  assert.not.ok(server.lines.some(({ event }) => event === 'left'), server.stderr)
+  for (const program of [talk.program, plain]) await program.stop()
+  const member = await forward()
+  assert.is(member.lines.find(({ event }) => event === 'listening')!.address, before)
+  const direct = new Talk()
+  assert.match((await nth(member, 'path', 1)).path, /^udp /)
+  await relay.stop('SIGKILL')
+  // While there is none at all.
+  await direct.more(128)
+  relay = startRelay()
+  await relay.event('listening')
+  await nth(member, 'up', 1)
+  await direct.more()
+  assert.is(direct.program.over, undefined, direct.program.stdout)
+})
+
+test('a server that is started anew, killed or not: members are back by themselves, and led where it leads now', async () => {
+  let server = await serve(['--udp', '0'])
+  const member = await forward()
+  const before = member.lines.find(({ event }) => event === 'listening')!.address
+  const first = new Talk()
+  await first.more()
+  let times = 0
+  for (
+    const [signal, route] of [
+      ['SIGTERM', '192.168.1.0/24'],
+      ['SIGKILL', '192.168.1.100/32'],
+      ['SIGTERM', '10.9.9.0/24'],
+    ] as const
+  ) {
+    await server.stop(signal)
+    server = await serve(['--udp', '0'], route)
+    const up = await nth(member, 'network-up', ++times)
+    assert.is(up.address, before)
+    assert.match(up.routes, new RegExp(route.split('/')[0]!.replaceAll('.', '\\.')))
+    const talk = new Talk()
+    if (route !== '10.9.9.0/24') await talk.more()
+    else assert.is((await talk.program.ended).code, 1)
+    await talk.program.stop()
+  }
+  // What was open when the server died was closed, and not left to hang.
+  assert.is((await first.program.ended).code, 1)
+})
+
+test('a machine that slept: its streams go on where the others still wait, else new ones do', async () => {
+  await serve(['--udp', '0'])
+  const member = await forward()
+  const talk = new Talk()
+  assert.match((await nth(member, 'path', 1)).path, /^udp /)
+  await talk.more()
+  for (const program of [talk.program, member]) program.signal('SIGSTOP')
+  await new Promise((resolve) => setTimeout(resolve, 10_000))
+  for (const program of [member, talk.program]) program.signal('SIGCONT')
+  await talk.more()
+  assert.is(talk.program.over, undefined, talk.program.stdout)
 })
 
 test.run()
