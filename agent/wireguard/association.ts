@@ -13,6 +13,8 @@ import { decodeSocksDatagram, encodeSocksDatagram } from './socks.ts'
 /** Names that the client sent to; the oldest is asked for again. */
 const NAMES_MAX = 64
 const NAME_MS = 60_000
+/** Of them, those that are asked for at a time: each takes a port in the network. Datagrams to more are lost. */
+const ASKED_MAX = 16
 /** Datagrams that wait for the address of their name. */
 const WAITING_MAX = 16
 /** IPv4's own bound on what a datagram carries, less the IP and UDP heads. */
@@ -54,6 +56,7 @@ class Relay implements Association {
   readonly #flow: DatagramFlow
   readonly #from: Uint8Array | undefined
   readonly #names = new Map<string, KnownName>()
+  #asked = 0
   #clientPort: number
   #client: FarEnd | undefined
   #closed = false
@@ -112,6 +115,7 @@ class Relay implements Association {
       else if (known.waiting.length < WAITING_MAX) known.waiting.push({ port, bytes })
       return
     }
+    if (this.#asked >= ASKED_MAX) return
     if (!known && this.#names.size >= NAMES_MAX) {
       this.#names.delete(this.#names.keys().next().value!)
     }
@@ -121,7 +125,8 @@ class Relay implements Association {
       waiting: [{ port, bytes }],
     }
     this.#names.set(name, fresh)
-    this.#network.resolve(name).then(([address]) => {
+    this.#asked++
+    this.#network.resolve(name).finally(() => void this.#asked--).then(([address]) => {
       if (this.#closed) return
       fresh.address = address
       for (const one of fresh.waiting) {

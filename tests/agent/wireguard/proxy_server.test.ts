@@ -341,6 +341,53 @@ test('1,000 names in one association keep a bounded number, and an association b
   await server.close()
 })
 
+test('names that nobody answers: an association asks for a few at a time, however many it is sent', async () => {
+  const made = bench()
+  let [asking, most] = [0, 0]
+  let came = 0
+  const { network, bindUdp } = made.ports
+  const ports = {
+    ...made.ports,
+    network: {
+      localAddresses: [],
+      connect: (to: Parameters<typeof network.connect>[0]) => network.connect(to),
+      bindDatagrams: () => network.bindDatagrams(),
+      ping: (address: string) => network.ping(address),
+      resolve: () => {
+        most = Math.max(most, ++asking)
+        return new Promise<string[]>(() => {})
+      },
+    },
+    bindUdp: async (at: Parameters<typeof bindUdp>[0]) => {
+      const flow = await bindUdp(at)
+      return {
+        ...flow,
+        handle: (handler: Parameters<typeof flow.handle>[0]) =>
+          flow.handle({
+            ...handler,
+            message: (from, bytes) => {
+              came++
+              handler.message(from, bytes)
+            },
+          }),
+      }
+    },
+  }
+  const server = await ProxyServer.open(ports, { host: '127.0.0.1', port: 0 })
+  const { control, port: at } = await associate(server.port)
+  const socket = await udp()
+  for (let i = 0; i < 400; i++) {
+    const name = utf8(`n${i}.test`)
+    const datagram = concat(Uint8Array.of(0, 0, 0, 3, name.length), name, Uint8Array.of(0, 9, 1))
+    await new Promise((resolve) => socket.send(datagram, at, '127.0.0.1', resolve))
+    if (i % 50 === 49) await until(() => came > i - 25)
+  }
+  assert.ok(most > 0 && most <= 16, `${most} names are asked for`)
+  control.destroy()
+  socket.close()
+  await server.close()
+})
+
 const REQUEST = Uint8Array.of(5, 1, 0, 5, 1, 0, 1, 127, 0, 0, 1)
 
 test('every truncation that ends is closed, and leaves nothing open', async () => {
