@@ -339,6 +339,26 @@ export function encodePackets(datagrams: readonly Uint8Array[]): Uint8Array {
   return writer.done()
 }
 
+/**
+ * A whole `packet` frame of datagrams that lie side by side, each of `size` bytes but the last, which may be
+ * shorter; the caller keeps the sum, with two bytes for each, within a frame.
+ */
+export function encodePacketRun(id: number, bytes: Uint8Array, size: number): Uint8Array {
+  const count = Math.ceil(bytes.length / size)
+  const frame = new Uint8Array(FRAME_HEADER_BYTES + bytes.length + 2 * count)
+  frame[0] = FRAME.packet
+  readdress(frame, id)
+  let at = FRAME_HEADER_BYTES
+  for (let from = 0; from < bytes.length; from += size) {
+    const datagram = bytes.subarray(from, from + size)
+    frame[at] = datagram.length >>> 8
+    frame[at + 1] = datagram.length
+    frame.set(datagram, at + 2)
+    at += 2 + datagram.length
+  }
+  return frame
+}
+
 /** Datagrams in order, each a view. Throws `frame/truncated`, and `frame/packet` on an empty one. */
 export function decodePackets(payload: Uint8Array): Uint8Array[] {
   const reader = new ByteReader(payload, 'frame', 'packet')

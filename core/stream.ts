@@ -16,6 +16,7 @@ import {
   carriesPackets,
   encodeCredit,
   encodeFrame,
+  encodePacketRun,
   encodePackets,
   encodeReset,
   FRAME,
@@ -28,7 +29,7 @@ import {
   type Visit,
   WINDOW_INITIAL_BYTES,
 } from './frame.ts'
-import { ByteQueue, PacketQueue } from './queue.ts'
+import { ByteQueue, PACKET_BYTES_MAX, PACKET_HEADER_BYTES, PacketQueue } from './queue.ts'
 import type { Conn, ConnHandler, Sent } from './socket.ts'
 import { Allowance, ReceiveWindow } from './window.ts'
 
@@ -245,6 +246,34 @@ export class Stream implements Conn {
     this.accept()
     if (!this.#packets.push(datagram)) return 'lost'
     this.#packetMs = this.#port.clock.monotonic()
+    this.#port.activate(this)
+    if (this.#closed) return 'lost'
+    return this.#packets.length > 0 ? 'queued' : 'ok'
+  }
+
+  /**
+   * As `sendPacket`, of datagrams that lie side by side, each of `size` bytes but the last, which may be shorter:
+   * they share frames. The array holds during the call alone.
+   */
+  sendPackets(bytes: Uint8Array, size: number): Sent {
+    if (this.#closed || this.#ending || !carriesPackets(this.visit.kind)) return 'lost'
+    if (size < 1 || size > PACKET_BYTES_MAX) return 'lost'
+    this.accept()
+    this.#packetMs = this.#port.clock.monotonic()
+    const each = PACKET_HEADER_BYTES + size
+    const runBytes = Math.floor(this.#port.payloadBytesMax / each) * size
+    let at = 0
+    while (runBytes > 0 && at < bytes.length && this.#packets.length === 0 && this.#port.clear()) {
+      const run = bytes.subarray(at, at + runBytes)
+      at += run.length
+      this.#port.data(encodePacketRun(this.id, run, size))
+      if (this.#closed) return 'lost'
+    }
+    if (at === bytes.length) return 'ok'
+    const rest = bytes.slice(at)
+    for (let from = 0; from < rest.length; from += size) {
+      this.#packets.push(rest.subarray(from, from + size))
+    }
     this.#port.activate(this)
     if (this.#closed) return 'lost'
     return this.#packets.length > 0 ? 'queued' : 'ok'

@@ -26,7 +26,7 @@ export class RelayPath implements Path {
   onDrain?: (() => void) | undefined
   inbox?: (() => Batch) | undefined
   readonly #channels = new Map<number, { stream: Stream; record: Uint8Array }>()
-  readonly #batch = Batch.make(INBOX_BYTES)
+  readonly #own = Batch.make(INBOX_BYTES)
   #next = 1
   #isWoken = false
 
@@ -74,10 +74,8 @@ export class RelayPath implements Path {
         isTaken = false
         continue
       }
-      // The queue of a stream keeps what it is given; the pool is used again.
-      const copy = batch.bytes.slice(at, at + length)
-      for (let start = 0; start < length; start += size) {
-        if (stream.sendPacket(copy.subarray(start, start + size)) === 'lost') isTaken = false
+      if (stream.sendPackets(batch.bytes.subarray(at, at + length), size) === 'lost') {
+        isTaken = false
       }
     }
     return isTaken
@@ -92,9 +90,9 @@ export class RelayPath implements Path {
   }
 
   #take(datagram: Uint8Array, record: Uint8Array): void {
-    if (!this.#batch.push(datagram, record)) {
+    if (!this.#into().push(datagram, record)) {
       this.#give()
-      this.#batch.push(datagram, record)
+      this.#into().push(datagram, record)
     }
     if (this.#isWoken) return
     this.#isWoken = true
@@ -105,9 +103,15 @@ export class RelayPath implements Path {
     })
   }
 
+  /** The device's own memory, where it lends that: then nothing is copied again. */
+  #into(): Batch {
+    return this.inbox?.() ?? this.#own
+  }
+
   #give(): void {
-    if (this.#batch.count > 0) this.onReceive?.(this.#batch)
-    this.#batch.clear()
+    const batch = this.#into()
+    if (batch.count > 0) this.onReceive?.(batch)
+    batch.clear()
   }
 }
 

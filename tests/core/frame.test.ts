@@ -160,6 +160,43 @@ frame('visits, credit and packets refuse what no honest end says', () => {
   assert.is(codeOf(() => frames.decodeJson(utf8('{'))), 'frame/json')
 })
 
+frame('encodePacketRun() writes what encodePackets() does of each datagram by itself', () => {
+  const run = frames.encodePacketRun(4, utf8('abcdefg'), 3)
+  assert.equal(run, fromHex('20 00000004 0003 616263 0003 646566 0001 67'))
+  fc.assert(
+    fc.property(
+      fc.uint8Array({ minLength: 1, maxLength: 2_000 }),
+      fc.integer({ min: 1, max: 2_100 }),
+      fc.integer({ min: 1, max: 0xffffffff }),
+      (bytes, size, id) => {
+        const each: Uint8Array[] = []
+        for (let at = 0; at < bytes.length; at += size) each.push(bytes.subarray(at, at + size))
+        const expected = frames.encodeFrame('packet', id, frames.encodePackets(each))
+        assert.equal(frames.encodePacketRun(id, bytes, size), expected)
+        const read = frames.decodePackets(frames.decodeFrame(expected).payload)
+        assert.equal(read.map(({ length }) => length), each.map(({ length }) => length))
+      },
+    ),
+  )
+})
+
+frame('a bundle of packets that is cut, or has a length beyond its end, is refused whole', () => {
+  const { payload } = frames.decodeFrame(frames.encodePacketRun(4, new Uint8Array(3_000), 1_400))
+  const ends = new Set([1_402, 2_804, 3_006])
+  for (let length = 1; length <= payload.length; length++) {
+    const cut = payload.subarray(0, length)
+    if (ends.has(length)) frames.decodePackets(cut)
+    else assert.is(codeOf(() => frames.decodePackets(cut)), 'frame/truncated')
+  }
+  for (const at of [0, 1_402, 2_804]) {
+    const longer = payload.slice()
+    longer.set([255, 255], at)
+    assert.is(codeOf(() => frames.decodePackets(longer)), 'frame/truncated')
+    longer.set([0, 0], at)
+    assert.is(codeOf(() => frames.decodePackets(longer)), 'frame/packet')
+  }
+})
+
 frame('readdress() changes the id and nothing else', () => {
   fc.assert(
     fc.property(

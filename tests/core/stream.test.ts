@@ -4,7 +4,7 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { EMPTY, utf8 } from '../../core/bytes.ts'
-import { encodePackets, RESET } from '../../core/frame.ts'
+import { decodeFrame, decodePackets, encodePackets, RESET } from '../../core/frame.ts'
 import { memoryConns, splice } from '../../core/socket.ts'
 import { PACKET_IDLE_MS, QUEUE_BYTES_MAX, QUEUE_HIGH_BYTES } from '../../core/stream.ts'
 import { turn } from '../support/network.ts'
@@ -287,6 +287,45 @@ test('packets: oldest dropped and counted; unread ones counted; silence of 60 s 
   desk.clock.advance(1)
   assert.ok(stream.isClosed)
   assert.is(desk.clock.pending, 0)
+})
+
+test('packets side by side share frames, as many as fit one', () => {
+  const desk = new DeskMux()
+  const stream = desk.mux.open({ ...VISIT_TO_WEB, kind: 'datagrams' })
+  desk.feedCredit(1, 0)
+  desk.taken()
+  const bytes = Uint8Array.from({ length: 100 * 1_452 + 7 }, (_, i) => i)
+  assert.is(stream.sendPackets(bytes, 1_452), 'ok')
+  // 45 of 1,454 bytes are 65,430.
+  assert.equal(desk.taken(), ['packet 1 65430', 'packet 1 65430', `packet 1 ${10 * 1_454 + 9}`])
+  assert.is(stream.sendPackets(bytes, 65_535), 'lost')
+  assert.is(stream.sendPackets(bytes, 0), 'lost')
+  assert.equal(desk.taken(), [])
+  assert.is(stream.sendPackets(new Uint8Array(65_534), 65_534), 'ok')
+  assert.equal(desk.taken(), ['packet 1 65536'])
+})
+
+test('packets side by side wait in order where the socket is full, in an array of their own', () => {
+  const desk = new DeskMux()
+  const stream = desk.mux.open({ ...VISIT_TO_WEB, kind: 'datagrams' })
+  desk.feedCredit(1, 0)
+  desk.taken()
+  desk.sent = 'queued'
+  const bytes = Uint8Array.from({ length: 120 * 1_000 }, (_, i) => Math.floor(i / 1_000))
+  assert.is(stream.sendPackets(bytes, 1_000), 'queued')
+  bytes.fill(255)
+  assert.is(stream.sendPackets(Uint8Array.of(120), 1_000), 'queued')
+  desk.sent = 'ok'
+  desk.mux.drain()
+  const got: number[] = []
+  for (const frame of desk.frames) {
+    for (const datagram of decodePackets(decodeFrame(frame).payload)) got.push(datagram[0]!)
+  }
+  assert.equal(got, Array.from({ length: 121 }, (_, i) => i))
+  assert.equal(desk.frames.length, 2)
+  stream.end()
+  assert.is(stream.sendPackets(Uint8Array.of(1), 1), 'lost')
+  assert.is(desk.mux.open(VISIT_TO_WEB).sendPackets(Uint8Array.of(1), 1), 'lost')
 })
 
 test('a reset lets go of everything at once and closes once, on the next turn', async () => {
