@@ -31,6 +31,8 @@ struct Link {
     tolerant: bool,
     /// Both ends are looked at this often: programs on busy machines wake late.
     wakes_ms: u64,
+    /// And by chance up to this much later still, one time in four.
+    late_ms: u64,
     seconds: u64,
 }
 
@@ -42,6 +44,7 @@ const GIGABIT: Link = Link {
     jitter_us: 0,
     tolerant: true,
     wakes_ms: 1,
+    late_ms: 0,
     seconds: 8,
 };
 
@@ -139,13 +142,17 @@ fn race(name: &str, link: Link, tolerant: &[bool]) -> Vec<f64> {
         .collect();
     let mut ways = [Way::default(), Way::default()];
     let mut dice = 0x9e37_79b9_7f4a_7c15;
+    let mut asleep_until = [0; 2];
     let bytes: Vec<u8> = (0..65_521u32).map(|at| (at * at >> 7) as u8).collect();
     for ms in 1_000..1_000 + link.seconds * 1_000 {
         let now_us = ms * 1_000;
         for own in 0..2 {
             // Not both at once.
-            if (ms + own as u64 * link.wakes_ms / 2) % link.wakes_ms != 0 {
+            if (ms + own as u64 * link.wakes_ms / 2) % link.wakes_ms != 0 || ms < asleep_until[own] {
                 continue;
+            }
+            if link.late_ms > 0 && roll(&mut dice) % 4 == 0 {
+                asleep_until[own] = ms + 1 + roll(&mut dice) % link.late_ms;
             }
             let mut answers: Vec<Packets> = flows.iter().map(|_| Packets::default()).collect();
             while ways[1 - own].wire.peek().is_some_and(|Reverse((at, ..))| *at <= now_us) {
@@ -219,6 +226,10 @@ fn late_wakes_do_not_slow_it_down() {
 #[test]
 fn few_losses_do_not_slow_it_down() {
     assert!(run("50 ms, 0.1 %", Link { loss_per_million: 1_000, ..GIGABIT }) >= 150.0);
+    let busy = Link { loss_per_million: 1_000, seconds: 4, late_ms: 10, ..GIGABIT };
+    assert!(run("50 ms, 0.1 %, busy ends", busy) >= 200.0);
+    assert!(run("20 ms, 0.1 %, busy ends", Link { rtt_ms: 20, ..busy }) >= 250.0);
+    assert!(run("50 ms, 0.1 %, very busy ends", Link { late_ms: 30, ..busy }) >= 50.0);
     assert!(run("100 ms, 1 %", Link { rtt_ms: 100, loss_per_million: 10_000, ..GIGABIT }) >= 100.0);
 }
 
