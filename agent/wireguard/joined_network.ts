@@ -20,6 +20,12 @@ import { StackNetwork } from './stack_network.ts'
 import { allowedOf, TunnelClient } from './tunnel_client.ts'
 import type { ClientDevice, TunnelState } from './tunnel_client.ts'
 
+/** Of the largest size, until UDP is known not to carry it. */
+const ECHOES = 3
+const ECHO_MS = 1_500
+/** Of IPv4 and ICMP. */
+const ECHO_HEAD_BYTES = 28
+
 export interface JoinedEvents {
   changed(state: TunnelState): void
   /** Packets take this way from now on: `relay`, `udp` with the far end. */
@@ -123,12 +129,37 @@ export class JoinedNetwork {
       peers,
       name,
       taken: () => takenNetworks(world),
-      endpoints: () => this.#offered = udp ? lanEndpoints(world, udp.port) : [],
-      networks: () => JSON.stringify(world.probes.interfaces()),
+      endpoints: () => this.#offered = udp ? lanEndpoints(this.#outside, udp.port) : [],
+      networks: () => JSON.stringify(this.#outside.probes.interfaces()),
       device: (privateKey, agreed) => this.#device(privateKey, agreed),
       changed: (state) => this.#changed(state),
       moved: (endpoint) => events.moved?.(pathText(endpoint)),
+      ...(ends ? {} : { fits: (agreed: Agreed) => this.#fits(agreed) }),
     })
+  }
+
+  /** This machine without what it has in the network itself. */
+  get #outside(): Pick<World, 'probes'> {
+    const { probes } = this.#world
+    const interfaces = () =>
+      probes.interfaces().filter(({ address }) => !this.#addresses.includes(address))
+    return { probes: { ...probes, interfaces } }
+  }
+
+  /** The serving agent answers echoes, as large as packets may be. */
+  async #fits({ address4 }: Agreed): Promise<boolean> {
+    const server = address4.bytes.map((byte, i) =>
+      byte & (0xff00 >> Math.min(8, Math.max(0, address4.bits - 8 * i)))
+    )
+    server[3]!++
+    const echo = (bytes: number): Promise<boolean> =>
+      this.network.ping(formatAddress(server), { bytes, timeoutMs: ECHO_MS }).then(
+        () => true,
+        () => false,
+      )
+    for (let i = 0; i < ECHOES; i++) if (await echo(this.#mtu - ECHO_HEAD_BYTES)) return true
+    // Whoever answers no echo at all says nothing.
+    return !await echo(0)
   }
 
   get agreed(): Agreed | undefined {

@@ -56,6 +56,8 @@ export interface PathChoicePorts {
   firstMs: number
   /** After each move. */
   moved?(endpoint: Endpoint): void
+  /** Whether the largest packets pass by UDP, which carries now: some ways swallow them without a word. */
+  fits?(): Promise<boolean>
 }
 
 export class PathChoice {
@@ -148,7 +150,7 @@ export class PathChoice {
         ? TRY_MS_MIN
         : Math.min(TRY_MS_MAX, this.#waitMs * 2)
       this.#triedMs = nowMs
-    }
+    } else this.#measure(nowMs)
     this.#sinceMs = nowMs
     this.#silentMs = SILENT_MS
     this.#unansweredMs = this.#askedMs = undefined
@@ -171,17 +173,29 @@ export class PathChoice {
     }
     const waitedMs = nowMs - this.#askedMs
     const relay = this.#ports.relay()
-    if (relay && waitedMs >= ANSWER_MS) {
-      this.#won = undefined
-      this.#ports.peer.update({ endpoint: relay })
-      this.#ports.peer.connect()
-      this.#ports.wake()
-      this.#turn(false, nowMs)
-      this.#tell(relay)
-    } else if (waitedMs >= ASK_MS) {
+    if (relay && waitedMs >= ANSWER_MS) this.#leave(relay)
+    else if (waitedMs >= ASK_MS) {
       this.#askedMs = nowMs
       this.#race(true)
     }
+  }
+
+  #leave(relay: Endpoint): void {
+    const { peer, wake, clock } = this.#ports
+    this.#won = undefined
+    peer.update({ endpoint: relay })
+    peer.connect()
+    wake()
+    this.#turn(false, clock.monotonic())
+    this.#tell(relay)
+  }
+
+  #measure(sinceMs: number): void {
+    void this.#ports.fits?.().then((fits) => {
+      const relay = this.#ports.relay()
+      if (fits || !relay || !this.#isDirect || this.#sinceMs !== sinceMs) return
+      this.#leave(relay)
+    })
   }
 
   get #direct(): Endpoint[] {

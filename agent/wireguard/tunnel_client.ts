@@ -63,6 +63,8 @@ export interface TunnelClientPorts {
   changed?(state: TunnelState): void
   /** Packets take another way from now on. */
   moved?(endpoint: Endpoint): void
+  /** Whether the largest packets pass by the way that they take now. */
+  fits?(agreed: Agreed): Promise<boolean>
 }
 
 export interface ClientDevice {
@@ -261,7 +263,7 @@ class Attempt {
   }
 
   async #connect(agreed: Agreed): Promise<void> {
-    const { clock, moved } = this.#ports
+    const { clock, moved, fits } = this.#ports
     const device = this.#device = await this.#ports.device(this.#privateKey, agreed)
     if (this.#over) throw gone('it was closed')
     const psk = this.#psk(agreed.nonce)
@@ -285,6 +287,7 @@ class Attempt {
         })),
         firstMs: TRY_MS_MIN,
         ...(moved ? { moved } : {}),
+        ...(fits ? { fits: () => fits(agreed) } : {}),
       })
     }
     await this.#openChannel()

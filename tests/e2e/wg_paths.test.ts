@@ -249,6 +249,20 @@ async function echoed(port: number, lengths: number[]): Promise<string> {
   return (await world.run(command!, rest, { timeoutMs: 20_000 })).stdout.trim()
 }
 
+test('UDP that swallows large packets is left to the relay', async () => {
+  await serve(['--udp', '0'])
+  far.cutUdp(1_300)
+  const member = await forward()
+  const talk = new Talk()
+  assert.match((await nth(member, 'path', 1)).path, /^udp /)
+  assert.is((await nth(member, 'path', 2)).path, 'relay')
+  await talk.more()
+  assert.is(talk.program.over, undefined, talk.program.stdout)
+  far.heal()
+  assert.match((await nth(member, 'path', 3)).path, /^udp /)
+  await talk.more()
+})
+
 test('larger packets pass where the relay alone carries, at the same server', async () => {
   await serve(['--udp', '0'])
   const status = async (): Promise<string> => {

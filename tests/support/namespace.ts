@@ -63,13 +63,13 @@ export class Namespace {
     run([...this.within, 'nft', rules.join('; ')])
   }
 
-  /** No UDP in or out, without a word, until `heal`. */
-  cutUdp(): void {
+  /** No UDP of more than so many bytes in or out, without a word, until `heal`. */
+  cutUdp(bytes = 0): void {
     const rules = [
       'add table inet cut',
       ...['input', 'output'].flatMap((hook) => [
         `add chain inet cut ${hook} { type filter hook ${hook} priority 0; }`,
-        `add rule inet cut ${hook} meta l4proto udp drop`,
+        `add rule inet cut ${hook} meta l4proto udp meta length > ${bytes} drop`,
       ]),
     ]
     run([...this.within, 'nft', rules.join('; ')])
