@@ -49,6 +49,7 @@ const PACKAGES = {
   busybox: 'busybox',
   'wireguard-go': 'wireguard-go',
   wg: 'wireguard-tools',
+  zbarimg: 'zbar-tools',
   iperf3: 'iperf3',
   // Brings nginx itself.
   nginx: 'libnginx-mod-stream',

@@ -25,7 +25,6 @@ import { StockClients } from '../wireguard/stock_clients.ts'
 
 /** Keeps the way through a NAT open. */
 const KEEPALIVE_SECONDS = 25
-const MTU = 1_420
 
 const page: Page = {
   name: 'sotto wg config',
@@ -137,7 +136,7 @@ async function run(options: ConfigOptions, world: World): Promise<number> {
     privateKey,
     addresses: [`${lease.four}/32`, `${lease.six}/128`].map((one) => parseNetwork(one)!),
     dns: serving['dns'] === true ? [lease.serverFour] : [],
-    mtu: MTU,
+    mtu: Number(serving['mtu']),
     peers: [{
       publicKey: server.public32,
       presharedKey,

@@ -403,6 +403,7 @@ class Serving {
         routes: routes.map(routeText),
         udp: network.udpPort,
         publicUdp: this.#place,
+        mtu: this.#options.mtu ?? DIRECT_MTU,
         dns,
         subnet,
         ...network.counts,
