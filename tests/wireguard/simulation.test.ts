@@ -159,7 +159,12 @@ class Timers {
   }
 }
 
-function stormy(timers: Timers, roll: (below: number) => number, weather: Weather): [Path, Path] {
+function stormy(
+  timers: Timers,
+  roll: (below: number) => number,
+  weather: Weather,
+  seen?: (from: number, bytes: Uint8Array) => void,
+): [Path, Path] {
   const make = (number: number): Path & { other?: Path } => ({
     mtu: 1452,
     send(batch, from = 0, to = batch.count) {
@@ -167,10 +172,13 @@ function stormy(timers: Timers, roll: (below: number) => number, weather: Weathe
       for (let i = from; i < to; i++) {
         const [at = 0, length = 0, , size = 0] = batch.words.subarray(i * 4, i * 4 + 4)
         for (let start = at; start < at + length; start += size) {
+          seen?.(number, batch.bytes.subarray(start, Math.min(start + size, at + length)))
           for (let copies = roll(100) < weather.repeatPercent ? 2 : 1; copies > 0; copies--) {
             if (roll(1000) < weather.lossPercent * 10) continue
             const copy = Batch.make(size, 1)
-            copy.push(batch.bytes.subarray(start, Math.min(start + size, at + length)), record)
+            const bytes = batch.bytes.slice(start, Math.min(start + size, at + length))
+            if (roll(1000) < weather.changePercent * 10) bytes[roll(bytes.length)]! ^= 1
+            copy.push(bytes, record)
             timers.after(5 + roll(weather.delayMs + 1), () => this.other!.onReceive?.(copy))
           }
         }
@@ -184,7 +192,7 @@ function stormy(timers: Timers, roll: (below: number) => number, weather: Weathe
   return [a, b]
 }
 
-test('streams come byte for byte through loss, reordering and repetition', async () => {
+test('streams come byte for byte through loss, reordering, repetition, change, stepping clocks and new sessions', async () => {
   for (let seed = 1; seed <= Math.min(SEEDS, 8); seed++) {
     const timers = new Timers()
     const roll = dice(seed * 77)
@@ -192,16 +200,25 @@ test('streams come byte for byte through loss, reordering and repetition', async
       lossPercent: roll(4),
       delayMs: roll(60),
       repeatPercent: roll(5),
-      changePercent: 0,
+      changePercent: roll(3),
     }
-    const [left, right] = stormy(timers, roll, weather)
+    const nonces = new Set<string>()
+    const sessions = new Set<string>()
+    const [left, right] = stormy(timers, roll, weather, (from, bytes) => {
+      if (bytes[0] !== 4) return
+      const nonce = `${from} ${bytes.subarray(4, 16)}`
+      assert.not.ok(nonces.has(nonce), `seed ${seed}: a nonce was used twice`)
+      nonces.add(nonce)
+      sessions.add(`${from} ${bytes.subarray(4, 8)}`)
+    })
+    let stepMs = 0
     const make = (number: number, onIncoming?: (flow: Flow) => void): Tunnel =>
       new Tunnel({
         module,
         privateKey: crypto.getRandomValues(new Uint8Array(32)),
         addresses: [`10.0.0.${number}`],
         now: timers.time.now,
-        wallClock: timers.time.wallClock,
+        wallClock: () => timers.time.wallClock() + stepMs,
         after: timers.after,
         ...(onIncoming ? { onIncoming: (asked) => onIncoming(asked.accept()!) } : {}),
       })
@@ -216,20 +233,37 @@ test('streams come byte for byte through loss, reordering and repetition', async
     a.addPath(0, left)
     b.addPath(0, right)
     const parts: Uint8Array[] = []
+    let got = 0
+    let waits = 0
     let ended: { error: Error | undefined } | undefined
     void a.connect({ address: '10.0.0.2', port: 7, timeoutMs: 120_000 }).then((flow) => {
       flow.handle({
-        data: (part) => void parts.push(part),
+        data: (part) => {
+          parts.push(part)
+          got += part.length
+          // A reader that does nothing for longer than a session lasts, while clocks step.
+          if (got < (waits + 1) * bytes.length / 3) return
+          waits++
+          flow.pause()
+          stepMs += roll(7_200_000) - 3_600_000
+          timers.after(100_000 + roll(100_000), () => flow.resume())
+        },
         end: () => {},
         closed: (error) => ended = { error },
       })
-      flow.write(bytes)
-      flow.end()
+      const half = bytes.length / 2
+      flow.write(bytes.subarray(0, half))
+      // The rest in another session, by clocks that may have stepped.
+      timers.after(130_000 + roll(100_000), () => {
+        flow.write(bytes.subarray(half))
+        flow.end()
+      })
     })
     const from = timers.time.ms
-    while (!ended && timers.time.ms - from < 600_000) assert.ok(await timers.step())
+    while (!ended && timers.time.ms - from < 1_800_000) assert.ok(await timers.step())
     assert.equal(ended, { error: undefined }, `seed ${seed}: it ends in good order`)
     assert.ok(Buffer.concat(parts).equals(bytes), `seed ${seed}: byte for byte`)
+    assert.ok(waits > 1 && sessions.size > 2, `seed ${seed}: ${sessions.size} sessions`)
     a.close()
     b.close()
   }

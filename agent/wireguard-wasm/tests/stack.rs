@@ -344,6 +344,45 @@ fn a_peer_that_vanished_ends_the_flow_in_time() {
     assert!(pair.now_ms - began <= 300_000, "{}", pair.now_ms - began);
 }
 
+/// Both ends have finished, and everything has come; it is read when stray segments are long past.
+#[test]
+fn a_late_reader_hears_an_end_in_order() {
+    for first in 0..2 {
+        let mut pair = Pair::new(4, Faults { delay_ms: (1, 1), ..Faults::default() });
+        let id = pair.ends[0]
+            .connect(at("100.64.0.2:40000"), at("192.168.1.9:80"), pair.now_ms)
+            .unwrap();
+        let ids = [id, 0];
+        while !pair.saw(1, 0, change::CONNECTED) {
+            pair.step();
+        }
+        let whole = pattern(60_000, 4);
+        for end in [first, 1 - first] {
+            assert_eq!(pair.ends[end].write(ids[end], &whole), whole.len());
+            pair.ends[end].finish(ids[end]);
+            // One begins, and the other finishes when it has heard of it.
+            let heard = pair.now_ms + 1_000;
+            while pair.now_ms < heard && pair.step() {}
+        }
+        let until = pair.now_ms + 60_000;
+        while pair.now_ms < until && pair.step() {}
+        let mut buffer = vec![0; whole.len()];
+        for end in 0..2 {
+            assert!(!pair.saw(end, ids[end], change::CLOSED), "{first} {end}: it has not read: {:?}", pair.changes);
+            assert_eq!(pair.ends[end].read(ids[end], &mut buffer), whole.len());
+            assert!(buffer == whole);
+        }
+        for _ in 0..10 {
+            pair.step();
+        }
+        for end in 0..2 {
+            assert!(pair.saw(end, ids[end], change::FINISHED | change::CLOSED), "{first} {end}");
+            assert!(!pair.saw(end, ids[end], change::RESET), "{first} {end}");
+            assert!(pair.ends[end].is_empty());
+        }
+    }
+}
+
 #[test]
 fn both_sides_are_heard_after_both_have_sent_again() {
     let mut pair = Pair::new(3, Faults { delay_ms: (20, 20), ..Faults::default() });

@@ -19,6 +19,8 @@ const INITIAL_BUFFER_BYTES: usize = 256 * 1024;
 
 /// Empty buffers are given back after this.
 const IDLE_MS: u64 = 5_000;
+/// Stray segments are answered for so long after the end where something was not read yet.
+const UNREAD_MS: u64 = 5_000;
 
 /// What a flow has become, or can do, since it was last asked; bits of `changes`.
 pub mod change {
@@ -64,6 +66,11 @@ pub struct Flow {
     was_connected: bool,
     aborted: bool,
     finishing: bool,
+    /// What the socket was when it was last looked at.
+    was: tcp::State,
+    ended_in_order: bool,
+    /// Since when both ends have finished.
+    past_ms: Option<u64>,
     /// What was counted of its buffers, by the stack.
     pub accounted: usize,
     /// What was queued and passed when it was last looked at, and when that changed.
@@ -120,6 +127,9 @@ impl Flow {
             was_connected: false,
             aborted: false,
             finishing: false,
+            was: tcp::State::Closed,
+            ended_in_order: false,
+            past_ms: None,
             accounted: 0,
             moved: (0, 0, (0, 0)),
             moved_ms: 0,
@@ -187,6 +197,15 @@ impl Flow {
         let at = Instant::from_millis(now_ms as i64);
         let State::Open(open) = &mut self.state else { return false };
         let socket = open.sockets.get_mut::<tcp::Socket>(open.handle);
+        // The socket forgets all ten seconds after both ends have finished, with what was not read yet: it is
+        // not asked again until that is read.
+        if socket.state() == tcp::State::TimeWait && socket.can_recv() {
+            let since_ms = *self.past_ms.get_or_insert(now_ms);
+            if now_ms >= since_ms + UNREAD_MS {
+                self.deadline_ms = None;
+                return false;
+            }
+        }
         // What is held when nothing has moved for a while is given back.
         let moved = (socket.recv_queue(), socket.send_queue(), socket.sequence_numbers());
         if moved != self.moved {
@@ -406,7 +425,14 @@ impl Flow {
         let over = matches!(state, tcp::State::Closed | tcp::State::TimeWait)
             && !socket.can_recv()
             && (!self.aborted || socket.remote_endpoint().is_none());
-        let in_order = state == tcp::State::TimeWait || (self.told_finished && !self.aborted);
+        // Both ends have finished and know it, however late the reader is.
+        let is_past = state == tcp::State::TimeWait
+            || (self.was == tcp::State::LastAck
+                && state == tcp::State::Closed
+                && socket.send_queue() == 0);
+        self.ended_in_order |= is_past && !self.aborted;
+        self.was = state;
+        let in_order = self.ended_in_order || (self.told_finished && !self.aborted);
         self.was_connected |= connected;
         if changes & change::WRITABLE != 0 {
             self.wants_room = false;
@@ -419,7 +445,7 @@ impl Flow {
         }
         if over {
             changes |= change::CLOSED;
-            if state == tcp::State::TimeWait && !self.told_finished {
+            if self.ended_in_order && !self.told_finished {
                 changes |= change::FINISHED;
             }
             if !in_order {

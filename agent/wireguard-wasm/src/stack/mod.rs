@@ -31,7 +31,8 @@ pub type FlowId = u32;
 
 /// Packets that a flow may send before the next has its turn.
 const TURN_PACKETS: usize = 32;
-const TIMEOUT_MS: u64 = 120_000;
+/// Five keepalives: a link that loses some must not end a connection that is idle.
+const TIMEOUT_MS: u64 = 240_000;
 const KEEP_ALIVE_MS: u64 = 45_000;
 /// Resets and ICMP errors in a second, for what leads nowhere.
 const ANSWERS_PER_SECOND: u32 = 1_000;
