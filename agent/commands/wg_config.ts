@@ -2,7 +2,7 @@
  * `sotto wg config`: a configuration for a stock client of WireGuard, on the machine that serves the
  * network. The private key is printed here and kept nowhere.
  */
-import { parseAddress, parseNetwork } from '../../core/address.ts'
+import { parseNetwork } from '../../core/address.ts'
 import type { Network as Range } from '../../core/address.ts'
 import { TunnelError } from '../../core/errors.ts'
 import { isName } from '../../core/key.ts'
@@ -18,6 +18,7 @@ import { parseRoute } from '../wireguard/exit_policy.ts'
 import { askMemberships } from '../wireguard/membership_control.ts'
 import type { Line } from '../wireguard/membership_control.ts'
 import type { Place } from '../wireguard/network.ts'
+import { readEndpoint } from '../wireguard/own_addresses.ts'
 import { placeText } from '../wireguard/network.ts'
 import { printQuickConfig } from '../wireguard/quick_config.ts'
 import { networkLeases, stockClient } from '../wireguard/served_network.ts'
@@ -79,20 +80,6 @@ function read(given: Given): ConfigOptions {
     routes: listOf(given, 'route').map(parseRoute),
     json: isSet(given, 'json'),
   }
-}
-
-function readEndpoint(words: string): Place {
-  const [, six, host, port] =
-    /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]\s/]{1,253})):(\d{1,5})$/.exec(words) ?? []
-  const good = Number(port) >= 1 && Number(port) <= 65_535 &&
-    (six === undefined || parseAddress(six) !== undefined)
-  if (good) return { host: (six ?? host)!, port: Number(port) }
-  throw new TunnelError(
-    'cli/endpoint',
-    `Cannot use the endpoint "${
-      words.slice(0, 80)
-    }": expected HOST:PORT, such as vpn.example.com:51820`,
-  )
 }
 
 function check({ network, client }: ConfigOptions): void {

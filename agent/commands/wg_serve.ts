@@ -23,6 +23,7 @@ import { Presence } from '../presence.ts'
 import { placeText } from '../wireguard/network.ts'
 import { parseRoute, routeText } from '../wireguard/exit_policy.ts'
 import { MemberForwards } from '../wireguard/member_forward.ts'
+import { readEndpoint } from '../wireguard/own_addresses.ts'
 import { openServing } from '../wireguard/membership_control.ts'
 import type { Line, MembershipControl } from '../wireguard/membership_control.ts'
 import { parseForward } from '../wireguard/port_forward.ts'
@@ -75,6 +76,13 @@ const page: Page = {
       value: 'PORT',
       without: 'the relay carries all',
       help: 'Take WireGuard at this UDP port too; 0 takes a free one.',
+    },
+    {
+      name: 'endpoint',
+      value: 'HOST:PORT',
+      many: true,
+      without: "this machine's own addresses",
+      help: 'Where that port is reached from outside, such as by a router that forwards it.',
     },
     {
       name: 'mtu',
@@ -135,6 +143,7 @@ function read(given: Given): ServeOptions {
     dns: isSet(given, 'dns'),
     peers: listOf(given, 'peer'),
     udpPort: numberOf(given, 'udp', { min: 0, max: 65_535 }),
+    endpoints: listOf(given, 'endpoint').map(readEndpoint),
     mtu: numberOf(given, 'mtu', { min: MTU_MIN, max: DIRECT_MTU }),
     publicPort: numberOf(given, 'public-udp', { min: 0, max: 65_535 }),
     subnet: textOf(given, 'subnet'),
@@ -151,7 +160,9 @@ function read(given: Given): ServeOptions {
 const PRIVATE = ['100.64.0.0/10', '10.0.0.0/8', '172.16.0.0/12', '192.168.0.0/16']
   .map((one) => parseNetwork(one)!)
 
-function check({ name, subnet, peers, choice, publicPort }: ServeOptions): void {
+function check(
+  { name, subnet, peers, choice, publicPort, udpPort, endpoints }: ServeOptions,
+): void {
   checkChoice(choice)
   if (name === '') {
     throw new TunnelError('cli/usage', 'Cannot serve a network without a name', {
@@ -165,6 +176,11 @@ function check({ name, subnet, peers, choice, publicPort }: ServeOptions): void 
       `Cannot open a UDP port of the relay for "${name}": its name there would be too long`,
       { hint: `Choose a name of at most ${NETWORK_NAME_LETTERS_MAX} letters.` },
     )
+  }
+  if (endpoints?.length && udpPort === undefined) {
+    throw new TunnelError('cli/usage', 'Cannot tell members an endpoint: no UDP port is taken', {
+      hint: 'Add --udp PORT, the port that --endpoint leads to.',
+    })
   }
   for (const peer of peers) checkPeer(peer)
   if (subnet !== undefined) checkSubnet(subnet, parseRoute(subnet))

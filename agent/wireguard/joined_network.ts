@@ -152,11 +152,14 @@ export class JoinedNetwork {
       byte & (0xff00 >> Math.min(8, Math.max(0, address4.bits - 8 * i)))
     )
     server[3]!++
-    const echo = (bytes: number): Promise<boolean> =>
-      this.network.ping(formatAddress(server), { bytes, timeoutMs: ECHO_MS }).then(
-        () => true,
-        () => false,
-      )
+    const echo = async (bytes: number): Promise<boolean> => {
+      try {
+        await this.network.ping(formatAddress(server), { bytes, timeoutMs: ECHO_MS })
+        return true
+      } catch {
+        return false
+      }
+    }
     for (let i = 0; i < ECHOES; i++) if (await echo(this.#mtu - ECHO_HEAD_BYTES)) return true
     // Whoever answers no echo at all says nothing.
     return !await echo(0)

@@ -1,9 +1,15 @@
-/** What the interfaces of this machine say: its own addresses, and where it is reached. */
+/** Addresses of this machine: what its interfaces say, and where it is reached by UDP. */
 import { ENDPOINTS_MAX } from '../../core/agreement.ts'
 import type { TunnelEndpoint } from '../../core/agreement.ts'
 import { formatAddress, parseAddress } from '../../core/address.ts'
 import type { Network as Range } from '../../core/address.ts'
+import type { Clock } from '../../core/clock.ts'
+import { TunnelError } from '../../core/errors.ts'
 import type { World } from '../world.ts'
+import type { Place } from './network.ts'
+
+/** For the names of endpoints; what has no answer by then is left out. */
+const NAMES_MS_MAX = 2_000
 
 type Interfaces = Pick<World, 'probes'>
 
@@ -23,6 +29,43 @@ export function lanEndpoints({ probes }: Interfaces, port: number): TunnelEndpoi
     // A link-local address leads nowhere without an interface.
     return bytes && !/^fe80:/i.test(address) ? [{ address: bytes, port }] : []
   }).slice(0, ENDPOINTS_MAX)
+}
+
+/** `vpn.example.com:51820`, `192.0.2.1:51820`, `[2001:db8::1]:51820`. Throws `cli/endpoint`. */
+export function readEndpoint(words: string): Place {
+  const [, six, host, port] =
+    /^(?:\[([0-9a-fA-F:.]+)\]|([^:[\]\s/]{1,253})):(\d{1,5})$/.exec(words) ?? []
+  const good = Number(port) >= 1 && Number(port) <= 65_535 &&
+    (six === undefined || parseAddress(six) !== undefined)
+  if (good) return { host: (six ?? host)!, port: Number(port) }
+  throw new TunnelError(
+    'cli/endpoint',
+    `Cannot use the endpoint "${
+      words.slice(0, 80)
+    }": expected HOST:PORT, such as vpn.example.com:51820`,
+  )
+}
+
+/** Where this machine takes UDP at `port`: the places that a person named first, then those of its networks. */
+export async function ownEndpoints(
+  world: Interfaces & { clock: Clock; wireguard: Pick<World['wireguard'], 'lookup'> },
+  { port, named }: { port: number; named: readonly Place[] },
+): Promise<TunnelEndpoint[]> {
+  const late = new Promise<string[]>((resolve) => {
+    if (named.length > 0) world.clock.after(NAMES_MS_MAX, () => resolve([]))
+  })
+  const found = await Promise.all(named.map(async (place) => {
+    const hosts = parseAddress(place.host)
+      ? [place.host]
+      : await Promise.race([world.wireguard.lookup(place.host).catch(() => []), late])
+    return hosts.flatMap((host) => {
+      const address = parseAddress(host)
+      return address ? [{ address, port: place.port }] : []
+    })
+  }))
+  const all = [...found.flat(), ...lanEndpoints(world, port)]
+  const words = all.map((one) => `${one.address.join('.')} ${one.port}`)
+  return all.filter((_, i) => words.indexOf(words[i]!) === i).slice(0, ENDPOINTS_MAX)
 }
 
 export function ownAddresses({ probes }: Interfaces): string[] {

@@ -20,7 +20,8 @@ import type { GatewayMember } from './gateway.ts'
 import { Leases, namedSubnet } from './leases.ts'
 import type { Lease as StoredLease } from './leases.ts'
 import type { MemberNetwork, ReachedMember } from './member_forward.ts'
-import { lanEndpoints, ownAddresses, takenNetworks } from './own_addresses.ts'
+import type { Place } from './network.ts'
+import { ownAddresses, ownEndpoints, takenNetworks } from './own_addresses.ts'
 import type { PeerTable, TablePeer } from './peer_table.ts'
 import { PUBLIC_PATH, PublicPort } from './public_port.ts'
 import { RACE_PATH, RacePath } from './race_path.ts'
@@ -45,6 +46,8 @@ export interface ServedOptions {
   /** Of those whom the rules let in, these names, KEYs and fingerprints alone; none: all of them. */
   peers: readonly string[]
   udpPort: number | undefined
+  /** Where the UDP port is reached from outside: names and addresses that no interface has. */
+  endpoints?: readonly Place[]
   /** Of packets inside, where UDP may carry them (1,420). */
   mtu?: number | undefined
   /** A UDP port of the relay, for stock clients; 0 is any. */
@@ -283,8 +286,10 @@ export class ServedNetwork implements MemberNetwork {
   }
 
   /** Where this machine takes UDP. */
-  get #endpoints(): TunnelEndpoint[] {
-    return this.udpPort === undefined ? [] : lanEndpoints(this.#world, this.udpPort)
+  async #endpoints(): Promise<TunnelEndpoint[]> {
+    const { udpPort: port } = this
+    const { endpoints: named = [] } = this.#options
+    return port === undefined ? [] : await ownEndpoints(this.#world, { port, named })
   }
 
   async #lease(
@@ -294,7 +299,7 @@ export class ServedNetwork implements MemberNetwork {
     const client = number === 0 ? key : `${key}/${number + 1}`
     const stored = await this.#leases.lease(client, taken)
     const { four, six, subnet } = stored
-    const endpoints = this.#endpoints
+    const endpoints = await this.#endpoints()
     const mtu = direct && endpoints.length > 0 ? this.#directMtu : RELAY_MTU
     const member = this.#enter(stored, mtu)
     return {

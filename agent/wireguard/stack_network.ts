@@ -110,7 +110,7 @@ export class StackNetwork implements Network {
     if (taken === undefined || this.#flows.has(taken)) {
       throw new TunnelError('net/in-use', `Cannot open UDP port ${port}: it is taken`)
     }
-    const flow: StackFlow = new StackFlow(taken, this.#need(), () => {
+    const flow: StackFlow = new StackFlow(taken, () => this.#need(), () => {
       this.#flows.delete(taken)
     })
     this.#flows.set(taken, flow)
@@ -263,21 +263,23 @@ export class StackNetwork implements Network {
 
 class StackFlow implements DatagramFlow {
   readonly port: number
-  readonly #tunnel: Tunnel
+  /** Another one where the address or the size of packets has changed. */
+  readonly #tunnel: () => Tunnel
   readonly #over: () => void
   #handler: DatagramHandler | undefined
   #closed = false
 
-  constructor(port: number, tunnel: Tunnel, over: () => void) {
+  constructor(port: number, tunnel: () => Tunnel, over: () => void) {
     this.port = port
     this.#tunnel = tunnel
     this.#over = over
   }
 
   send({ address, port }: FarEnd, payload: Uint8Array): boolean {
-    const source = this.#tunnel.addressFor(address)
+    const tunnel = this.#tunnel()
+    const source = tunnel.addressFor(address)
     if (this.#closed || source === undefined || !parseAddress(address)) return false
-    return this.#tunnel.send({
+    return tunnel.send({
       kind: 'datagram',
       source,
       sourcePort: this.port,

@@ -44,7 +44,7 @@ const JUMP_MS = 5_000
 const KEEPALIVE_SECONDS = 25
 /** Errors after which another attempt would end alike. */
 const FINAL =
-  /^(trust\/|session\/(refused|suite|service)|agreement\/(?!fault)|dial\/name|network\/(?!gone|fault))/
+  /^(trust\/|session\/(refused|suite|service)|agreement\/(?!fault)|dial\/name|network\/(?!gone|fault|full))/
 
 export interface TunnelClientPorts {
   clock: Clock
