@@ -5,6 +5,7 @@
  * take, the relay, the server and the member's machine stop and go on.
  */
 import { spawnSync } from 'node:child_process'
+import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Namespace } from '../support/namespace.ts'
@@ -261,6 +262,63 @@ test('UDP that swallows large packets is left to the relay', async () => {
   far.heal()
   assert.match((await nth(member, 'path', 3)).path, /^udp /)
   await talk.more()
+})
+
+test('a place that a router forwards is told to members, by its name, and used', async () => {
+  const hosts = `/etc/netns/${near.name}/hosts`
+  const before = readFileSync(hosts, 'utf8')
+  writeFileSync(hosts, `${before}203.0.113.9 vpn.sotto.test\n`)
+  const server = await serve(['--udp', '0', '--endpoint', 'vpn.sotto.test:4444'])
+  const { udp } = await server.event('serving')
+  const nft = async (words: string): Promise<void> => {
+    const [command, ...rest] = [...far.within, 'nft', words]
+    const { code, stderr } = await world.run(command!, rest)
+    assert.is(code, 0, stderr)
+  }
+  try {
+    await nft(
+      `add table ip forwarding; add chain ip forwarding raw { type filter hook output priority -150; };
+       add rule ip forwarding raw ip daddr ${near.inside} meta l4proto udp drop;
+       add chain ip forwarding out { type nat hook output priority -100; };
+       add rule ip forwarding out ip daddr 203.0.113.9 udp dport 4444 dnat to ${near.inside}:${udp}`,
+    )
+    const member = await forward()
+    assert.is((await nth(member, 'path', 1)).path, 'udp 203.0.113.9 port 4444')
+    const talk = new Talk()
+    await talk.more()
+    await talk.program.stop()
+  } finally {
+    await nft('delete table ip forwarding')
+    writeFileSync(hosts, before)
+  }
+})
+
+test('Ctrl-C at either end leaves nothing behind, and the other end knows at once', async () => {
+  const places = (home: string): string[] => {
+    const folder = world.path(home)
+    return readdirSync(folder, { recursive: true }).map(String).filter((name) =>
+      statSync(`${folder}/${name}`).isSocket()
+    )
+  }
+  const sockets = async (space: Namespace): Promise<string> => {
+    const [command, ...rest] = [...space.within, 'cat', '/proc/net/udp', '/proc/net/udp6']
+    const { stdout } = await world.run(command!, rest)
+    return stdout.split('\n').filter((line) => /^ *\d+:/.test(line)).join('\n')
+  }
+  const server = await serve(['--udp', '0'])
+  const member = await forward(['-U', `7103:${PRINTER}:7001`])
+  const talk = new Talk()
+  await nth(member, 'path', 1)
+  await talk.more(16)
+  assert.ok(places('member').length > 0 && (await sockets(far)) !== '')
+  assert.is((await member.stop('SIGINT')).code, 130)
+  await server.event('left')
+  assert.is((await talk.program.ended).code, 1)
+  assert.equal([places('member'), await sockets(far)], [[], ''])
+  const again = await forward()
+  assert.is((await server.stop('SIGINT')).code, 130)
+  await again.event('network-down')
+  assert.equal([places('office'), await sockets(near)], [[], ''])
 })
 
 test('larger packets pass where the relay alone carries, at the same server', async () => {
