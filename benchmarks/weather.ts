@@ -36,7 +36,9 @@ export class WeatherMaker {
   readonly #process: Spawned
   readonly #ports: { first: number; count: number }
   readonly #file: string
+  readonly #lab: Lab
   #isOn = false
+  #changes = 0
 
   static async start(lab: Lab, ports: { first: number; count: number }): Promise<WeatherMaker> {
     const file = lab.path('weather.json')
@@ -46,10 +48,15 @@ export class WeatherMaker {
       ...[`${ports.first}`, `${ports.count}`, file],
     ])
     await lab.until(spawned, 'say that it is ready', () => spawned.log().includes('ready'))
-    return new WeatherMaker(spawned, ports, file)
+    return new WeatherMaker(lab, spawned, { ports, file })
   }
 
-  private constructor(spawned: Spawned, ports: { first: number; count: number }, file: string) {
+  private constructor(
+    lab: Lab,
+    spawned: Spawned,
+    { ports, file }: { ports: { first: number; count: number }; file: string },
+  ) {
+    this.#lab = lab
     this.#process = spawned
     this.#ports = ports
     this.#file = file
@@ -61,6 +68,8 @@ export class WeatherMaker {
     if (!weather) return
     await Bun.write(this.#file, JSON.stringify(weather))
     process.kill(this.#process.pid, 'SIGHUP')
+    const said = `weather ${++this.#changes}\n`
+    await this.#lab.until(this.#process, 'change', () => this.#process.log().includes(said))
     const { first, count } = this.#ports
     const last = first + count - 1
     const own = `${first + SOURCE_OFFSET}-${last + SOURCE_OFFSET}`
@@ -184,8 +193,10 @@ async function open(
 async function main(): Promise<void> {
   const [address, first, count, file] = process.argv.slice(2)
   let weather: Weather = { delayMs: 0, jitterMs: 0, loss: 0 }
+  let changes = 0
   process.on('SIGHUP', async () => {
     weather = await Bun.file(file!).json()
+    console.log(`weather ${++changes}`)
   })
   const dice = new Dice()
   const ways: Way[] = []

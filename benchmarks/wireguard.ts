@@ -46,6 +46,7 @@ const PAUSE_MS = 150
 /** A contender that has failed so many races is out of the rest: each may take half a minute to fail. */
 const FAILED_RACES_MAX = 3
 const WEATHER_ANSWER_MS_MAX = 10_000
+const PULSE_MS = 1_000
 const IDLE_FLOWS = 1_000
 const HOLD_MS_MAX = 20_000
 /** Datagrams offered a second: more than any of these carries on two cores. */
@@ -320,6 +321,17 @@ async function feelsWeather({ http }: NetworkRacer, { delayMs }: Weather): Promi
   }
 }
 
+/**
+ * Keeps tunnels in use while others race: whoever has a second way looks for the faster one after a silence, and
+ * weather is on one of them alone.
+ */
+function pulse(racers: NetworkRacer[]): () => void {
+  const timer = setInterval(() => {
+    for (const { http } of racers) void answers(http)
+  }, PULSE_MS)
+  return () => clearInterval(timer)
+}
+
 interface Entry {
   contender: NetworkContender
   racer: NetworkRacer
@@ -376,6 +388,7 @@ async function runRace(race: Race, entries: Entry[], course: Course): Promise<vo
   const out = new Set<string>()
   if (race.weather && !weather) return
   await weather?.set(race.weather)
+  const rest = race.weather ? pulse(racing.map(({ racer }) => racer)) : () => {}
   for (let round = 0; round < rounds; round++) {
     for (let i = 0; i < racing.length; i++) {
       const entry = racing[(i + round) % racing.length]!
@@ -408,6 +421,7 @@ async function runRace(race: Race, entries: Entry[], course: Course): Promise<vo
     }
     say(`${race.name}: round ${round + 1} of ${rounds}`)
   }
+  rest()
   await weather?.set(undefined)
 }
 
