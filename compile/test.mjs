@@ -29,6 +29,7 @@ const PACKAGES = {
   'systemd-analyze': 'systemd',
   systemctl: 'systemd',
   unshare: 'util-linux',
+  setpriv: 'util-linux',
   squid: 'squid',
   tinyproxy: 'tinyproxy',
   microsocks: 'microsocks',
