@@ -68,6 +68,18 @@ export async function ownEndpoints(
   return all.filter((_, i) => words.indexOf(words[i]!) === i).slice(0, ENDPOINTS_MAX)
 }
 
+/** One host, of another machine: whoever is at the other end may name anything as its own endpoint. */
+export function isHost({ address }: TunnelEndpoint): boolean {
+  const mapped = address.length === 16 &&
+    address.slice(0, 12).every((byte, i) => byte === (i < 10 ? 0 : 0xff))
+  const [a = 0, b = 0] = mapped ? address.subarray(12) : address
+  if (address.length === 4 || mapped) {
+    return a !== 0 && a !== 127 && a < 224 && !(a === 169 && b === 254)
+  }
+  // Loopback, link-local and multicast; the rest of ::/8 is nobody's.
+  return a !== 0 && a !== 0xff && !(a === 0xfe && (b & 0xc0) === 0x80)
+}
+
 export function ownAddresses({ probes }: Interfaces): string[] {
   return probes.interfaces().flatMap(({ address }) => {
     const bytes = parseAddress(address)

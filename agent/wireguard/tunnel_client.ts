@@ -24,6 +24,7 @@ import { RESET } from '../../core/frame.ts'
 import type { Stream } from '../../core/mux.ts'
 import type { OpenedSession, Peers } from '../peers.ts'
 import type { Endpoint } from '../wireguard-wasm/address.ts'
+import { isHost } from './own_addresses.ts'
 import { LOOK_MS, PathChoice, TRY_MS_MIN } from './path_choice.ts'
 import type { Races } from './path_choice.ts'
 import { type ChannelPath, type PeerTable, prefixText, type TablePeer } from './peer_table.ts'
@@ -281,7 +282,7 @@ class Attempt {
         races: device.races,
         wake: () => device.table.wake(),
         relay: () => this.#path,
-        direct: agreed.endpoints.map(({ address, port }) => ({
+        direct: agreed.endpoints.filter(isHost).map(({ address, port }) => ({
           host: formatAddress(address),
           port,
         })),

@@ -10,7 +10,6 @@ import type {
   Proposal,
   RefusalName,
   Renewal,
-  TunnelEndpoint,
 } from '../../core/agreement.ts'
 import { AGREEMENT_NONCE_BYTES } from '../../core/agreement.ts'
 import { formatAddress } from '../../core/address.ts'
@@ -25,6 +24,7 @@ import type { Session } from '../../core/session.ts'
 import type { PeerView } from '../access.ts'
 import type { Peer, Peers } from '../peers.ts'
 import type { Endpoint } from '../wireguard-wasm/address.ts'
+import { isHost } from './own_addresses.ts'
 import { LOOK_MS, PathChoice } from './path_choice.ts'
 import type { Races } from './path_choice.ts'
 import {
@@ -384,7 +384,9 @@ class Membership {
       races,
       wake: () => table.wake(),
       relay: () => this.#channel,
-      direct: endpoints.filter(isHost).map(({ address, port }) => ({
+      direct: endpoints.filter((one) => one.port >= PORT_MIN && isHost(one)).map((
+        { address, port },
+      ) => ({
         host: formatAddress(address),
         port,
       })),
@@ -417,17 +419,4 @@ class Membership {
 
 function reflected(): TunnelError {
   return new TunnelError('agreement/reflected', 'Cannot agree: found our own key at the other end')
-}
-
-/** One host, of another machine, at a port that no service of the system has: a member may say anything. */
-function isHost({ address, port }: TunnelEndpoint): boolean {
-  if (port < PORT_MIN) return false
-  const mapped = address.length === 16 &&
-    address.slice(0, 12).every((byte, i) => byte === (i < 10 ? 0 : 0xff))
-  const [a = 0, b = 0] = mapped ? address.subarray(12) : address
-  if (address.length === 4 || mapped) {
-    return a !== 0 && a !== 127 && a < 224 && !(a === 169 && b === 254)
-  }
-  // Loopback, link-local and multicast; the rest of ::/8 is nobody's.
-  return a !== 0 && a !== 0xff && !(a === 0xfe && (b & 0xc0) === 0x80)
 }
