@@ -5,7 +5,7 @@
  */
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { parseNetwork } from '../../core/address.ts'
+import { parseAddress, parseNetwork } from '../../core/address.ts'
 import { AgreementReader, encodeAgreement } from '../../core/agreement.ts'
 import type { Agreed, AgreementMessage } from '../../core/agreement.ts'
 import { hex } from '../../core/bytes.ts'
@@ -546,6 +546,58 @@ test('hostile members are refused by name, and leave nothing behind', async () =
     assert.is(served.engine.device.peers.length, 0, claim)
     assert.is(served.server.members.length, 0, claim)
   }
+})
+
+test('a member that names endpoints of others makes the server knock at few of them, and seldom', async () => {
+  const [server, client] = [await enter('office'), await enter('laptop')]
+  await allow(server, client)
+  const clock = new WarpClock()
+  const knocked: string[] = []
+  const races = {
+    start: (_: unknown, endpoints: readonly { host: string; port: number }[]) =>
+      void knocked.push(...endpoints.map(({ host, port }) => `${host} ${port}`)),
+    watch: () => () => {},
+  }
+  const served = serve(server, { clock, races })
+  const said = [
+    ['127.0.0.1', 5000],
+    ['0.0.0.0', 5000],
+    ['169.254.169.254', 8080],
+    ['224.0.0.251', 5353],
+    ['255.255.255.255', 5000],
+    ['192.168.1.1', 53],
+    ['::1', 5000],
+    ['fe80::1', 5000],
+    ['ff02::1', 5000],
+    ['192.0.2.7', 1023],
+    ['192.0.2.7', 1024],
+    ['2001:db8::7', 5000],
+  ] as const
+  const { session } = await client.presence.peers.open('office', 'wg')
+  const stream = session.open()
+  const heard: Uint8Array[] = []
+  stream.handle({ data: (bytes) => void heard.push(bytes), end() {}, closed() {} })
+  stream.write(
+    encodeAgreement({
+      kind: 'propose',
+      key: client.test.world.crypto.randomBytes(32),
+      nonce: new Uint8Array(32),
+      channel: client.test.world.crypto.randomBytes(16),
+      taken: [],
+      endpoints: [
+        // ::ffff:127.0.0.1
+        { address: Uint8Array.of(...new Uint8Array(10), 255, 255, 127, 0, 0, 1), port: 5000 },
+        ...said.map(([host, port]) => ({ address: parseAddress(host)!, port })),
+      ],
+    }),
+  )
+  while (served.joined.length === 0) await new Promise((resolve) => setTimeout(resolve, 5))
+  clock.skip(8_000)
+  assert.equal(knocked, [])
+  clock.skip(3_592_000)
+  assert.equal([...new Set(knocked)], ['192.0.2.7 1024', '2001:db8::7 5000'])
+  assert.ok(knocked.length > 2 && knocked.length <= 2 * 20, `${knocked.length} in an hour`)
+  session.close()
 })
 
 test("a member cannot take another's key or channel", async () => {
