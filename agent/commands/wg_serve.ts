@@ -309,9 +309,11 @@ class Serving {
   }
 
   /** The network goes on for its members. */
-  #unclaimed(error: TunnelError): void {
-    this.#refusal = error
-    if (this.#place !== undefined) this.#screen.trouble(error)
+  #unclaimed({ code, message, hint }: TunnelError): void {
+    // The relay has the flag of "sotto udp" in mind.
+    const own = hint?.replaceAll('--public-port ', '--public-udp ')
+    this.#refusal = new TunnelError(code, message, own === undefined ? {} : { hint: own })
+    if (this.#place !== undefined) this.#screen.trouble(this.#refusal)
   }
 
   #show(presence: Presence, identity: Uint8Array): void {

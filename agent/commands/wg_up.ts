@@ -96,7 +96,11 @@ async function run(options: UpOptions, world: World): Promise<number> {
     connected: (peer) => screen.tell(`connected to ${peerText(peer)}`, { event: 'connected' }),
     silent: (peer, error) => {
       const why = error ? error.message : 'no answer'
-      screen.tell(`${peerText(peer)}: ${why}; trying on`, { event: 'silent', fields: { why } })
+      screen.tell(`${peerText(peer)}: ${why}; trying on`, {
+        event: 'silent',
+        fields: { why },
+        ...(error ? {} : { hint: 'It is away, or does not know this key: then it stays silent' }),
+      })
     },
   })
   const servers: ProxyServer[] = []

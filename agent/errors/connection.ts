@@ -6,6 +6,11 @@ export const CONNECTION: ErrorTable = {
   net: {
     about: 'connections of the system, by TCP, UDP or a Unix socket',
     codes: {
+      address: [
+        'This machine has no such address to listen on.',
+        'A typing error, an address of another machine, or an interface that is down.',
+        'Name an address of this machine, or * for all of them.',
+      ],
       denied: [
         'The system forbids the connection or the port.',
         'A port below 1024 without the right to it, a firewall, or a socket file of another user.',

@@ -234,5 +234,12 @@ export function listenError(target: Target, error: unknown): TunnelError {
       hint: 'Ports below 1024 need more rights; choose a higher one',
     })
   }
+  if (code === 'EADDRNOTAVAIL') {
+    return new TunnelError(
+      'net/address',
+      `Cannot listen on ${place}: this machine has no such address`,
+      { cause: error, hint: 'Name one of its own, or * for all of them' },
+    )
+  }
   return asTunnelError(error, 'net/failed')
 }

@@ -144,12 +144,15 @@ test('connect() to localhost finds a server that listens on IPv6 alone', async (
   server.close()
 })
 
-test('listen() says that a port is taken', async () => {
+test('listen() says that a port is taken, or an address is not here', async () => {
   const { listener } = await accepting()
   assert.is(
     await rejection(t.world.net.listen({ host: '127.0.0.1', port: listener.port }, () => {})),
     'net/in-use',
   )
+  // For documentation (RFC 5737): no machine has it.
+  const foreign = t.world.net.listen({ host: '192.0.2.1', port: 0 }, () => {})
+  assert.is(await rejection(foreign), 'net/address')
   await listener.close()
 })
 

@@ -170,6 +170,7 @@ test('a port that the relay does not give ends the command with the reason', asy
   const other = sotto(['wg', 'serve', '--name', 'home', '--public-udp', `${range[0] - 1}`])
   assert.is((await other.ended).code, 1)
   assert.match(other.stderr, /Cannot open public port \d+: expected/)
+  assert.match(other.stderr, /--public-udp between/)
 })
 
 test.run()

@@ -153,6 +153,10 @@ test('a port that is taken ends the command, and names it', async () => {
   const other = sotto(near, 'office', ['wg', 'serve', '--name', 'home', '-L', '8080:alice:1'])
   assert.is((await other.ended).code, 1)
   assert.match(other.stderr, /8080/)
+  const nowhere = ['wg', 'serve', '--name', 'home', '-L', '203.0.113.1:8080:alice:1']
+  const foreign = sotto(near, 'office', nowhere)
+  assert.is((await foreign.ended).code, 1)
+  assert.match(foreign.stderr, /Cannot listen on 203\.0\.113\.1:8080: this machine has no such/)
   const wrong = sotto(near, 'office', ['wg', 'serve', '--name', 'home', '-L', '8080:alice'])
   assert.is((await wrong.ended).code, 2)
   assert.match(wrong.stderr, /Cannot read -L "8080:alice"/)
