@@ -101,6 +101,9 @@ export class ServedNetwork implements MemberNetwork {
   readonly #stockMembers = new Map<string, StockMember>()
   readonly #table: PeerTable
   readonly #events: ServedEvents
+  /** Never rejects. */
+  #refreshing = Promise.resolve()
+  #nextRefresh: Promise<void> | undefined
   #denied = { count: 0, sinceMs: -Infinity }
   readonly #stops: (() => void)[]
 
@@ -242,8 +245,17 @@ export class ServedNetwork implements MemberNetwork {
     return member && from !== undefined ? { member, address, from } : undefined
   }
 
-  /** What a person may have changed: rights, and stock clients. */
-  async refresh(): Promise<void> {
+  /** What a person may have changed: rights, and stock clients. What changes meanwhile is looked at after it. */
+  refresh(): Promise<void> {
+    return this.#nextRefresh ??= this.#refreshing.then(async () => {
+      this.#nextRefresh = undefined
+      const refreshing = this.#refresh()
+      this.#refreshing = refreshing.catch(() => {})
+      await refreshing
+    })
+  }
+
+  async #refresh(): Promise<void> {
     await this.server.recheck()
     const wanted = await this.#stock.list()
     for (const [key, member] of this.#stockMembers) {
