@@ -97,7 +97,8 @@ export class ServedNetwork implements MemberNetwork {
   readonly #leases: Leases
   readonly #stock: StockClients
   /** By address. */
-  readonly #members = new Map<string, GatewayMember>()
+  /** The last is who has it; one before is about to leave. */
+  readonly #members = new Map<string, GatewayMember[]>()
   readonly #stockMembers = new Map<string, StockMember>()
   readonly #table: PeerTable
   readonly #events: ServedEvents
@@ -172,7 +173,7 @@ export class ServedNetwork implements MemberNetwork {
     const gateway = this.#gateway = new Gateway({
       clock,
       exit,
-      member: (address) => this.#members.get(address),
+      member: (address) => this.memberAt(address),
       names: options.dns,
       between: options.between,
       tunnel: () => this.tunnel,
@@ -228,6 +229,11 @@ export class ServedNetwork implements MemberNetwork {
     return this.#gateway.counts
   }
 
+  /** Who has this address now. */
+  memberAt(address: string): GatewayMember | undefined {
+    return this.#members.get(address)?.at(-1)
+  }
+
   get stockMembers(): StockMember[] {
     return [...this.#stockMembers.values()]
   }
@@ -240,7 +246,7 @@ export class ServedNetwork implements MemberNetwork {
     const address = agent
       ? formatAddress(agent.address4.bytes)
       : this.stockMembers.find((one) => one.name === name)?.lease.four ?? name
-    const member = this.#members.get(address)
+    const member = this.memberAt(address)
     const from = member?.own.find((own) => own.includes(':') === address.includes(':'))
     return member && from !== undefined ? { member, address, from } : undefined
   }
@@ -325,17 +331,21 @@ export class ServedNetwork implements MemberNetwork {
 
   #enter({ client, four, six, serverFour, serverSix }: StoredLease, mtu: number): GatewayMember {
     const member = { client, own: [serverFour, serverSix], mtu }
-    for (const address of [four, six]) this.#members.set(address, member)
+    for (const address of [four, six]) {
+      this.#members.set(address, [...this.#members.get(address) ?? [], member])
+    }
     return member
   }
 
-  /** Nothing where the address is another session's of the same identity by now. */
+  /** What it has open ends, unless another session of the same identity has the address by now. */
   #leave({ four, six }: StoredLease, member: GatewayMember): void {
-    if (this.#members.get(four) !== member) return
-    this.#members.delete(four)
-    this.#members.delete(six)
-    this.#gateway.forget([four, six], member.client)
+    for (const address of [four, six]) {
+      const others = this.#members.get(address)?.filter((one) => one !== member) ?? []
+      if (others.length > 0) this.#members.set(address, others)
+      else this.#members.delete(address)
+    }
     this.onLeave?.(member)
+    if (!this.memberAt(four)) this.#gateway.forget([four, six], member.client)
   }
 
   #dropStock(key: string, { lease, wireguard, member }: StockMember): void {
