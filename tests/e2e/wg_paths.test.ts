@@ -10,7 +10,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Namespace } from '../support/namespace.ts'
 import { BUN, E2eWorld } from '../support/world.ts'
-import type { Program, RunOptions } from '../support/world.ts'
+import type { Line, Program, RunOptions } from '../support/world.ts'
 
 const HOST = 'relay.sotto.test'
 const PRINTER = '192.168.1.100'
@@ -63,7 +63,7 @@ async function forward(flags: string[] = []): Promise<Program> {
 }
 
 /** The n-th line of an event. */
-function nth(program: Program, event: string, n: number): Promise<Record<string, any>> {
+function nth(program: Program, event: string, n: number): Promise<Line> {
   return program.until(
     () => program.lines.filter((line) => line.event === event)[n - 1],
     `line ${n} of "${event}"`,
