@@ -116,6 +116,56 @@ const DESTINATIONS: Row[] = [
   },
 ]
 
+/** Where members may reach each other's ports: nothing else than that, and from no other address. */
+const BETWEEN: Row[] = [
+  {
+    ...spoofs("the neighbour's address as source", ({ neighbourAt }) => neighbourAt.address),
+    options: { between: true },
+  },
+  {
+    name: 'datagrams and echoes to the neighbour',
+    says: ['exit/denied'],
+    options: { between: true, ...LAN },
+    async attack(stage) {
+      const { member, neighbourAt } = stage
+      const ends = { source: member.at.address, destination: neighbourAt.address }
+      await member.send(
+        range(100).flatMap((i) => [
+          udp({ ...ends, destinationPort: 1 + i }),
+          udp({ ...ends, destinationPort: 53, sourcePort: 53 }),
+          echo(ends, i),
+        ]),
+      )
+      // What is refused is told of connections alone.
+      await member.send([syn({ ...ends, destination: '198.51.100.1' })])
+      await member.isServed()
+    },
+    holds(stage) {
+      nothingLeft(stage)
+      assert.not.ok(stage.codes().has('neighbour/called'))
+      assert.is(stage.pingingMost, 0)
+    },
+  },
+  {
+    name: "the neighbour's ports, one after the other, thousands at once",
+    says: ['neighbour/called'],
+    options: { between: true },
+    async attack(stage) {
+      const { member, neighbourAt } = stage
+      const ends = { source: member.at.address, destination: neighbourAt.address }
+      await member.send(
+        range(3000).map((i) => syn({ ...ends, sourcePort: 2000 + i, destinationPort: 1 + i })),
+      )
+      await stage.until(() => stage.codes().has('neighbour/called'), 'one that arrives')
+      await member.connects(HOST, 7)
+      await member.isServed()
+    },
+    holds({ served }) {
+      assert.ok(served.tunnel.stats().flows <= HALF_OPEN_MAX + 2)
+    },
+  },
+]
+
 const PACKETS: Row[] = [
   {
     name: 'fragments whose rest never comes',
@@ -383,7 +433,7 @@ const RIGHTS: Row[] = [
   },
 ]
 
-const TABLES = { SOURCES, DESTINATIONS, PACKETS, LOADS, NAMES, RIGHTS }
+const TABLES = { SOURCES, DESTINATIONS, BETWEEN, PACKETS, LOADS, NAMES, RIGHTS }
 /** Part of a group's name and a row's, to play those alone. */
 const only = process.env['ROW'] ?? ''
 
