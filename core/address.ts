@@ -24,11 +24,12 @@ export function parseAddress(text: string): Uint8Array | undefined {
   return mapped ? bytes.slice(12) : bytes
 }
 
+/** No leading zeros: some programs read them as octal. */
+const OCTET = '(0|[1-9]\\d{0,2})'
+const FOUR = new RegExp(`^${OCTET}\\.${OCTET}\\.${OCTET}\\.${OCTET}$`)
+
 function parseFour(text: string): Uint8Array | undefined {
-  // No leading zeros: some programs read them as octal.
-  const octet = '(0|[1-9]\\d{0,2})'
-  const parts = new RegExp(`^${octet}\\.${octet}\\.${octet}\\.${octet}$`).exec(text)?.slice(1)
-    .map(Number)
+  const parts = FOUR.exec(text)?.slice(1).map(Number)
   return parts?.every((part) => part <= 255) ? new Uint8Array(parts) : undefined
 }
 

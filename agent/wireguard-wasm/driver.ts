@@ -57,12 +57,21 @@ export function packetEngine(device: Device, onPackets?: (packets: Packets) => v
 export interface DriverOptions {
   /** setTimeout unless given. */
   after?: (ms: number, run: () => void) => { cancel(): void }
+  /**
+   * Runs what follows all that is at hand, such as setImmediate: one turn for all of it. queueMicrotask unless
+   * given, which has a turn for each event.
+   */
+  soon?: (run: () => void) => void
 }
 
 export class Driver {
   readonly #engine: Engine
   readonly #paths = new Map<number, Path>()
   readonly #after: NonNullable<DriverOptions['after']>
+  readonly #soon: NonNullable<DriverOptions['soon']>
+  readonly #woken = (): void => {
+    if (this.#isWoken) this.turn()
+  }
   readonly #emit = (batch: Batch): boolean => this.#send(batch)
   #timer: { cancel(): void } | undefined
   #timerMs = Infinity
@@ -71,8 +80,12 @@ export class Driver {
   /** Runs for a path that there is not. */
   lost = 0
 
-  constructor(engine: Engine, { after = afterTimeout }: DriverOptions = {}) {
+  constructor(
+    engine: Engine,
+    { after = afterTimeout, soon = (run) => queueMicrotask(run) }: DriverOptions = {},
+  ) {
     this.#engine = engine
+    this.#soon = soon
     this.#after = after
   }
 
@@ -98,7 +111,7 @@ export class Driver {
   wake(): void {
     if (this.#isWoken || this.#isClosed) return
     this.#isWoken = true
-    queueMicrotask(() => this.turn())
+    this.#soon(this.#woken)
   }
 
   /** Sends all that is to go out, now. */

@@ -39,7 +39,7 @@ export function reasonCode(reason: Unreachable | 'reset'): number {
 /** Writes all but the place of the payload. Throws `wireguard/address`. */
 export function writeMessage(view: DataView, at: number, message: Omit<Message, 'payload'>): void {
   const bytes = new Uint8Array(view.buffer, view.byteOffset + at, MESSAGE_BYTES)
-  const [source, destination] = [parseIp(message.source), parseIp(message.destination)]
+  const [source, destination] = [ipOf(message.source), ipOf(message.destination)]
   bytes.fill(0)
   bytes[0] = KINDS.indexOf(message.kind) + 1
   // Ends of two families are no ends: the module refuses them.
@@ -57,9 +57,10 @@ export function readMessage(
   view: DataView,
   at: number,
 ): Message & { offset: number; length: number } {
+  const isFour = view.getUint8(at + 1) === 4
   const ip = (from: number): string => {
-    const length = view.getUint8(at + 1) === 4 ? 4 : 16
-    return formatIp(new Uint8Array(view.buffer, view.byteOffset + at + from, length))
+    if (isFour) return textOf(view.getUint32(at + from))
+    return formatIp(new Uint8Array(view.buffer, view.byteOffset + at + from, 16))
   }
   const mtu = view.getUint32(at + 52, true)
   return {
@@ -78,3 +79,28 @@ export function readMessage(
 }
 
 const NONE = new Uint8Array(0)
+
+// Most messages are between the same few ends, and reading or writing an address as text costs more than the rest.
+
+/** Addresses that are remembered; then all are forgotten. */
+const KNOWN_MAX = 4_096
+const bytesByText = new Map<string, Uint8Array>()
+const textByWord = new Map<number, string>()
+
+function ipOf(text: string): Uint8Array {
+  let bytes = bytesByText.get(text)
+  if (bytes) return bytes
+  bytes = parseIp(text)
+  if (bytesByText.size >= KNOWN_MAX) bytesByText.clear()
+  bytesByText.set(text, bytes)
+  return bytes
+}
+
+function textOf(word: number): string {
+  let text = textByWord.get(word)
+  if (text !== undefined) return text
+  text = formatIp(Uint8Array.of(word >>> 24, word >>> 16, word >>> 8, word))
+  if (textByWord.size >= KNOWN_MAX) textByWord.clear()
+  textByWord.set(word, text)
+  return text
+}

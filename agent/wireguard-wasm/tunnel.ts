@@ -110,6 +110,7 @@ export class Tunnel {
   #outgoing = 0
   #payloadEnd = 0
   #isClosed = false
+  #isTurning = false
 
   /** Throws as `Device` does, and `wireguard/address`. */
   constructor(options: TunnelOptions) {
@@ -127,7 +128,10 @@ export class Tunnel {
       },
     })
     this.#stack = this.#port()
-    this.#driver = new Driver(this.#engine(), { after: this.#after })
+    this.#driver = new Driver(this.#engine(), {
+      after: this.#after,
+      ...(options.soon && { soon: options.soon }),
+    })
   }
 
   addPath(number: number, path: Path): void {
@@ -172,10 +176,14 @@ export class Tunnel {
 
   /** Sends a datagram, an echo, or an error about a datagram that came; false when there is no room. */
   send(message: Message): boolean {
-    if (this.#isClosed || this.#outgoing === OUTGOING_MAX) return false
+    if (this.#isClosed) return false
     const { payload } = message
-    const room = (this.device.run(() => this.#room()) ?? 0) - this.#payloadEnd
-    if (payload.length > room) return false
+    if (!this.#hasRoom(payload.length)) {
+      // Of what is at hand there may be more than fits one turn; inside a turn nothing can go.
+      if (this.#isTurning) return false
+      this.#driver.turn()
+      if (!this.#hasRoom(payload.length)) return false
+    }
     const at = this.#areas[TN.outgoing]! + this.#outgoing * MESSAGE_BYTES
     writeMessage(this.#view, at, message)
     this.#view.setUint32(at + 8, this.#payloadEnd, true)
@@ -188,6 +196,11 @@ export class Tunnel {
     this.#outgoing++
     this.wake()
     return true
+  }
+
+  #hasRoom(bytes: number): boolean {
+    return this.#outgoing < OUTGOING_MAX &&
+      this.#payloadEnd + bytes <= (this.device.run(() => this.#room()) ?? 0)
   }
 
   /** Our own address of the family of another. */
@@ -221,26 +234,42 @@ export class Tunnel {
       },
       now: () => device.now(),
       receive: (batch, emit) => {
-        device.take(batch, ({ call }, count) => this.#enter(call, count), {
-          done: (runs) => void this.#left(runs, emit),
-          datagramsMax: TURN_DATAGRAMS,
-        })
+        this.#isTurning = true
+        try {
+          device.take(batch, ({ call }, count) => this.#enter(call, count), {
+            done: (runs) => void this.#left(runs, emit),
+            datagramsMax: TURN_DATAGRAMS,
+          })
+        } finally {
+          this.#isTurning = false
+        }
       },
       turn: (emit) => {
-        let deadline = Infinity
-        device.feed()
-        for (let spins = 0; spins < SPINS_MAX; spins++) {
-          const runs = device.run(({ call }) => this.#enter(call, 0))
-          const left = this.#left(runs, emit)
-          deadline = left.deadline
-          if (left.isFull) break
-          if (!left.more) break
-          if (spins === SPINS_MAX - 1) deadline = device.now()
+        this.#isTurning = true
+        try {
+          return this.#spin(emit)
+        } finally {
+          this.#isTurning = false
         }
-        device.tell()
-        return deadline
       },
     }
+  }
+
+  /** Turns until there is nothing more to do, or a path is full; when to come again. */
+  #spin(emit: (batch: Batch) => boolean): number {
+    const { device } = this
+    let deadline = Infinity
+    device.feed()
+    for (let spins = 0; spins < SPINS_MAX; spins++) {
+      const runs = device.run(({ call }) => this.#enter(call, 0))
+      const left = this.#left(runs, emit)
+      deadline = left.deadline
+      if (left.isFull) break
+      if (!left.more) break
+      if (spins === SPINS_MAX - 1) deadline = device.now()
+    }
+    device.tell()
+    return deadline
   }
 
   #enter(call: Instance['call'], count: number): number {

@@ -13,6 +13,11 @@ import type { BindUdp, DatagramFlow, DatagramHandler, FarEnd } from './network.t
 const FAR_ENDS_MAX = 1_024
 /** Datagrams that wait for a socket to open. */
 const WAITING_MAX = 16
+/**
+ * The address that was sent to last is not judged again for so long: most flows have one far end, and a
+ * judgement asks for this machine's own addresses.
+ */
+const JUDGED_MS = 1_000
 
 interface FamilySocket {
   socket: DatagramFlow | undefined
@@ -30,6 +35,7 @@ export class ExitFlow implements DatagramFlow {
   readonly #over: () => void
   readonly #sockets = new Map<4 | 6, FamilySocket>()
   readonly #farEnds = new Set<string>()
+  #judged: { text: string; address: string; family: 4 | 6; atMs: number } | undefined
   #handler: DatagramHandler | undefined
   #closed = false
 
@@ -45,18 +51,24 @@ export class ExitFlow implements DatagramFlow {
   }
 
   send(to: FarEnd, bytes: Uint8Array): boolean {
-    const parsed = parseAddress(to.address)
-    if (this.#closed || !parsed || to.port === 0 || this.#judge(to.address) !== undefined) {
-      return false
+    if (this.#closed || to.port === 0) return false
+    const nowMs = this.#clock.monotonic()
+    if (this.#judged?.text !== to.address || nowMs - this.#judged.atMs > JUDGED_MS) {
+      const parsed = parseAddress(to.address)
+      if (!parsed || this.#judge(to.address) !== undefined) return false
+      const [address, family] = [
+        formatAddress(parsed),
+        parsed.length === 4 ? 4 as const : 6 as const,
+      ]
+      this.#judged = { text: to.address, address, family, atMs: nowMs }
+      this.#farEnds.delete(address)
+      if (this.#farEnds.size >= FAR_ENDS_MAX) {
+        this.#farEnds.delete(this.#farEnds.values().next().value!)
+      }
+      this.#farEnds.add(address)
     }
-    const address = formatAddress(parsed)
-    this.activeMs = this.#clock.monotonic()
-    this.#farEnds.delete(address)
-    if (this.#farEnds.size >= FAR_ENDS_MAX) {
-      this.#farEnds.delete(this.#farEnds.values().next().value!)
-    }
-    this.#farEnds.add(address)
-    const family = parsed.length === 4 ? 4 : 6
+    const { address, family } = this.#judged
+    this.activeMs = nowMs
     const known = this.#sockets.get(family)
     if (known?.socket) return known.socket.send({ address, port: to.port }, bytes)
     const opening = known ?? this.#open(family)

@@ -250,6 +250,7 @@ export class JoinedNetwork {
   #stack(options: NearEndOptions): NearEnd {
     const tunnel = new Tunnel({
       ...options,
+      soon: (run) => this.#world.later(run),
       onIncoming: (incoming) => this.network.incoming(incoming),
       onMessage: (message) => this.network.message(message),
     })

@@ -187,6 +187,7 @@ export class ServedNetwork implements MemberNetwork {
       addresses: [],
       mtu: RELAY_MTU,
       after: (ms, run) => clock.after(ms, run),
+      soon: (run) => world.later(run),
       onIncoming: (incoming) => gateway.incoming(incoming),
       onMessage: (message) => gateway.message(message),
       onRestart: (cause) => events.problem(cause),

@@ -90,6 +90,7 @@ export class StockNetwork {
       addresses: config.addresses.map(({ bytes }) => formatAddress(bytes)),
       mtu: config.mtu ?? MTU,
       after: (ms, run) => clock.after(ms, run),
+      soon: (run) => world.later(run),
       onIncoming: (incoming) => network.incoming(incoming),
       onMessage: (message) => network.message(message),
       onNotice: (notice, peer) => {

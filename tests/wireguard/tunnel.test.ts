@@ -304,6 +304,51 @@ test('echo requests are answered, and echoes and datagrams pass with their ends'
   close()
 })
 
+test('one turn sends all that is at hand, and further ones what does not fit it', async () => {
+  const waiting: (() => void)[] = []
+  let got = 0
+  let done!: () => void
+  const all = new Promise<void>((resolve) => done = resolve)
+  const count = 5_000
+  const { a, paths: [path], close } = bed(
+    { onMessage: () => void (++got === count + 1 && done()) },
+    { soon: (run) => void waiting.push(run) },
+  )
+  const sends: number[] = []
+  const send = path.send.bind(path)
+  path.send = (batch, from = 0, to = batch.count) => {
+    sends.push(to - from)
+    return send(batch, from, to)
+  }
+  const message = {
+    kind: 'datagram' as const,
+    source: '10.0.0.1',
+    destination: '10.0.0.2',
+    sourcePort: 1,
+    destinationPort: 2,
+    payload: new Uint8Array(100),
+  }
+  const settle = async (isDone: () => boolean): Promise<void> => {
+    while (!isDone()) {
+      for (const run of waiting.splice(0)) run()
+      await new Promise((resolve) => setTimeout(resolve, 1))
+    }
+  }
+  a.send(message)
+  await settle(() => got === 1)
+  for (const run of waiting.splice(0)) run()
+  sends.length = 0
+  for (let i = 0; i < 3; i++) assert.ok(a.send(message))
+  assert.equal([waiting.length, sends.length], [1, 0])
+  waiting.pop()!()
+  assert.is(sends.length, 1)
+  // More than a turn takes: none is refused.
+  for (let i = 3; i < count; i++) assert.ok(a.send(message), `the one numbered ${i}`)
+  await settle(() => got === count + 1)
+  await all
+  close()
+})
+
 test('an error about a datagram comes to who sent it', async () => {
   let told: (message: Message) => void = () => {}
   const { a, b, close } = bed({
