@@ -11,7 +11,7 @@ let compiled: Promise<WebAssembly.Module> | undefined
 
 export const hostWireGuard: WireGuardHost = {
   module() {
-    compiled ??= (async () => (await import('./wireguard_module.ts')).compileModule())()
+    compiled ??= compile()
     return compiled
   },
   dial: dialOut,
@@ -29,4 +29,15 @@ export const hostWireGuard: WireGuardHost = {
     }
   },
   openTun: async (name) => await (await import('./tun_device.ts')).openTun(name),
+}
+
+/** With the AEAD of this machine where there is one. */
+async function compile(): Promise<WebAssembly.Module> {
+  const [{ compileModule }, { Libcrypto }] = await Promise.all([
+    import('./wireguard_module.ts'),
+    import('./libcrypto.ts'),
+  ])
+  const [module, libcrypto] = await Promise.all([compileModule(), Libcrypto.open()])
+  libcrypto?.lendTo(module)
+  return module
 }

@@ -24,6 +24,9 @@ process.env.CARGO ??= cargo
 vendor()
 const flags = [
   '-Ctarget-feature=+simd128,+bulk-memory',
+  // Through the table a host lends functions (wg_lend_aead).
+  '-Clink-arg=--export-table',
+  '-Clink-arg=--growable-table',
   `--remap-path-prefix=${here}=/c`,
   `--remap-path-prefix=${cargoHome}=/cargo`,
   `--remap-path-prefix=${sysroot}/lib/rustlib/src/rust=/rust`,

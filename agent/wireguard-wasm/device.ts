@@ -28,12 +28,7 @@ const RESTARTS_MAX = 8
 const RESTARTS_MS = 60_000
 
 export type Notice = 'connected' | 'gave-up' | 'roamed' | 'expired'
-const NOTICES: readonly Notice[] = [
-  'connected',
-  'gave-up',
-  'roamed',
-  'expired',
-]
+const NOTICES: readonly Notice[] = ['connected', 'gave-up', 'roamed', 'expired']
 
 export interface DeviceOptions {
   /** Of `loadModule()`. */
@@ -332,6 +327,11 @@ export class Device implements PeerDevice {
 
   get nextDeadline(): number {
     return this.run(({ call }) => call['wg_next_deadline']!()) ?? this.#now()
+  }
+
+  /** Whose code seals and opens long packets: `wasm`, or the name of what was lent (`lendAead`). */
+  get aead(): string {
+    return this.#instance.aead
   }
 
   /** Compares the vector code with the portable one in this engine, which also warms it up: some 50 ms. */

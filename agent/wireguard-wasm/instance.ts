@@ -5,6 +5,7 @@
 import { ENDPOINT_BYTES } from './address.ts'
 import type { Batch } from './batch.ts'
 import { RUN_WORDS, RUNS_MAX } from './batch.ts'
+import { borrowAead } from './lent_aead.ts'
 import { WireGuardError } from './problem.ts'
 
 export const ABI_VERSION = 1
@@ -12,6 +13,7 @@ const ENTROPY_BYTES = 8192
 
 export type Exports = Record<string, (...numbers: number[]) => number> & {
   memory: WebAssembly.Memory
+  __indirect_function_table: WebAssembly.Table
 }
 
 export interface InstanceOptions {
@@ -36,6 +38,8 @@ export const AREA = {
 
 export class Instance {
   readonly call: Exports
+  /** Whose code seals and opens long texts. */
+  readonly aead: string
   receivePool!: Uint8Array
   sendPool!: Uint8Array
   pollPool!: Uint8Array
@@ -67,6 +71,7 @@ export class Instance {
       )
     }
     this.call['wg_init']!(rxBytes, txBytes, reserveBytes)
+    this.aead = borrowAead(module, this.call)
     this.#addresses = Array.from(
       { length: 10 },
       (_, area) => this.call['wg_area']!(area) >>> 0,

@@ -43,6 +43,8 @@ export interface JoinedFacts {
   flows: number
   /** Largest packet inside, 0 before the first agreement. */
   mtu: number
+  /** Whose code seals and opens long packets, once there is a tunnel: `wasm`, or a library's name. */
+  aead?: string
   /** Of this machine, where the network has one. */
   interface?: string
 }
@@ -179,6 +181,7 @@ export class JoinedNetwork {
       stats,
       flows: this.#tunnel?.flows ?? 0,
       mtu: this.#mtu,
+      ...(this.#tunnel ? { aead: this.#tunnel.device.aead } : {}),
       ...(this.#ends.interface === undefined ? {} : { interface: this.#ends.interface }),
     }
   }

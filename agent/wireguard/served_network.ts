@@ -226,8 +226,8 @@ export class ServedNetwork implements MemberNetwork {
     return this.tunnel.device.publicKey
   }
 
-  get counts(): { connections: number; flows: number } {
-    return this.#gateway.counts
+  get counts(): { connections: number; flows: number; aead: string } {
+    return { ...this.#gateway.counts, aead: this.tunnel.device.aead }
   }
 
   /** Who has this address now. */

@@ -184,6 +184,7 @@ test('echoes, forwards of TCP and UDP, and what status says on both sides', asyn
   const there = await done(sotto(near, 'office', ['wg', 'status', '--json']))
   assert.match(here, /"event":"joined".*"path":"relay"/)
   assert.match(there, /"event":"member".*"path":"relay"/)
+  for (const line of [here, there]) assert.match(line, /"aead":"(libcrypto\.so\.3|wasm)"/)
 })
 
 test('a port that one member forwards is reached by another with --between, and not without', async () => {

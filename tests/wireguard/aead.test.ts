@@ -33,7 +33,11 @@ const scratch = call['wg_area']!(8)
 const pool = call['wg_area']!(1)
 
 /** Lays key, nonce, additional data and a text with its tag, runs, and gives back what is there then. */
-function run(what: number, { key, nonce, ad }: Box, text: Uint8Array): [boolean, Uint8Array] {
+function run(
+  what: number,
+  { key, nonce, ad }: Box,
+  text: Uint8Array,
+): [boolean, Uint8Array<ArrayBuffer>] {
   const bytes = new Uint8Array(memory.buffer)
   bytes.set(key, scratch)
   bytes.set(nonce, scratch + 32)
@@ -44,7 +48,7 @@ function run(what: number, { key, nonce, ad }: Box, text: Uint8Array): [boolean,
   return [done, bytes.slice(pool, pool + text.length)]
 }
 
-const withTag = (text: Uint8Array, tag = new Uint8Array(TAG_BYTES)): Uint8Array => {
+const withTag = (text: Uint8Array, tag: Uint8Array = new Uint8Array(TAG_BYTES)): Uint8Array => {
   const both = new Uint8Array(text.length + TAG_BYTES)
   both.set(text)
   both.set(tag, text.length)

@@ -20,6 +20,8 @@ mod handshake;
 pub mod index_table;
 pub mod keypair;
 pub mod lanes;
+#[cfg(target_arch = "wasm32")]
+pub mod lent;
 pub mod limiter;
 pub mod load;
 pub mod message;
