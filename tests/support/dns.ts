@@ -33,6 +33,8 @@ export class DnsServer {
   port = 0
 
   private constructor() {
+    // Whoever asked is gone: an ICMP message about its answer.
+    this.#udp.on('error', () => {})
     this.#udp.on('message', (bytes, from) => {
       const answer = this.#answer(bytes, 'udp')
       if (answer) this.#udp.send(answer, from.port, from.address)
