@@ -9,7 +9,6 @@ import { spawnSync } from 'node:child_process'
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { EXIT_LIMITS } from '../../agent/wireguard/exit.ts'
 import { Namespace } from '../support/namespace.ts'
 import { StockClient } from '../support/stock_client.ts'
 import { BUN, E2eWorld, ROOT } from '../support/world.ts'
@@ -17,9 +16,12 @@ import type { Program } from '../support/world.ts'
 
 const HOST = 'relay.sotto.test'
 const [PRINTER, DEAD, RESOLVER] = ['192.0.2.100', '192.0.2.66', '192.0.2.53']
-const ROUTE = '192.0.2.0/24'
+/** The last two by mistake: of what is special the routes say nothing. */
+const ROUTES = ['192.0.2.0/24', '127.0.0.0/8', '169.254.0.0/16']
 const FLOOD = 3_000
-/** Of the exit, beside those of the flood. */
+/** Attempts to one place, and UDP ports, of one member; said here, since they are what is attacked. */
+const [TO_ONE_MAX, PORTS_MAX] = [32, 1_024]
+/** UDP ports of the serving machine beside those of the flood. */
 const OTHERS_MAX = 40
 
 let world: E2eWorld
@@ -60,7 +62,7 @@ const RESOLVES = `
   dns.set('localhost.test', a('127.0.0.1'))
   dns.set('six.test', { type: 'AAAA', data: '::ffff:127.0.0.1' })
   setInterval(() => {
-    if (dns.asked.some((one) => one.endsWith(' A rebind.test'))) dns.set('rebind.test', a('127.0.0.1'))
+    if (dns.asked.some((one) => one.endsWith(' A flip.test'))) dns.set('rebind.test', a('127.0.0.1'))
   }, 20)
   console.log('ready')`
 
@@ -121,7 +123,8 @@ test.before(async () => {
   const { key } = JSON.parse(identity.stdout.split('\n')[0]!)
   await world.sottoRun(['access', 'allow', key, 'wg'], { home: 'office' })
   const served = sotto(near, 'office', [
-    ...['wg', 'serve', '--name', 'office', '--route', ROUTE, '--udp', '0', '--dns', '--json'],
+    ...['wg', 'serve', '--name', 'office', '--udp', '0', '--dns', '--json'],
+    ...ROUTES.flatMap((route) => ['--route', route]),
   ])
   udp = (await served.event('serving'))['udp']
   for (const name of ['mallory', 'alice']) clients.set(name, await client(name))
@@ -179,10 +182,14 @@ test('names that lead elsewhere the second time, or to several places, reach wha
   }
   const first = await get('rebind.test')
   assert.is(first.stdout, 'printer', first.stderr)
-  // By now it says that the name is the serving machine itself.
-  for (
-    const host of ['rebind.test', 'meta.test', 'alias.test', 'six.test', '127.0.0.1', 'localhost']
-  ) {
+  // Asked for this one, it changes its mind: the name is the serving machine itself.
+  await get('flip.test')
+  let again = first
+  for (let tries = 0; again.stdout === 'printer' && tries < 20; tries++) {
+    again = await get('rebind.test')
+  }
+  assert.is(again.code, 97, again.stdout + again.stderr)
+  for (const host of ['meta.test', 'alias.test', 'six.test', '127.0.0.1', 'localhost']) {
     const { code, stdout, stderr } = await get(host)
     assert.is(code, 97, `${host}: ${stdout}${stderr}`)
   }
@@ -209,7 +216,7 @@ test('a flood of connections to a dead host: few are tried, and everything else 
     await isServed(round % 2 ? 'alice' : 'mallory')
   }
   assert.ok(most > 0, 'it is tried')
-  assert.ok(most <= EXIT_LIMITS.dialsToOne, `${most} are tried at a time`)
+  assert.ok(most <= TO_ONE_MAX, `${most} are tried at a time`)
   await flood.stop()
 })
 
@@ -238,7 +245,7 @@ test('datagrams from all ports, in parts as well: so many sockets and no more', 
   const flood = world.start(command!, rest)
   await flood.says(/sent/)
   const most = sockets('-u', '-a')
-  assert.ok(most > 100 && most <= EXIT_LIMITS.flows + OTHERS_MAX, `${most} sockets`)
+  assert.ok(most > 100 && most <= PORTS_MAX + OTHERS_MAX, `${most} sockets`)
   await isServed('alice')
   await isServed('mallory')
   const { stdout } = await clients.get('alice')!.run(
