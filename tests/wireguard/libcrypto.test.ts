@@ -1,7 +1,8 @@
 // The AEAD of this machine's libcrypto in the place of the module's own: it agrees, it is left where it is
-// missing, wrong or breaks, and packets of both kinds of devices are the same.
+// missing, wrong or breaks, keeps no key, and packets of both kinds of devices are the same.
 // runtimes: bun
 // seconds: 20
+import { closeSync, openSync, readFileSync, readSync } from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Libcrypto } from '../../agent/host/libcrypto.ts'
@@ -159,6 +160,37 @@ test('one that declines leaves the text to the module, one that breaks is replac
   c.device.tick()
   settle(c, d)
   exchange(c, d)
+})
+
+/** How often these bytes are where the C library puts what it is asked for. */
+function copiesOf(bytes: Uint8Array): number {
+  const maps = readFileSync('/proc/self/maps', 'utf8')
+  const range = /^([0-9a-f]+)-([0-9a-f]+) .*\[heap\]$/m.exec(maps)
+  const [from, to] = [Number.parseInt(range![1]!, 16), Number.parseInt(range![2]!, 16)]
+  const heap = Buffer.alloc(to - from)
+  const file = openSync('/proc/self/mem', 'r')
+  for (let at = 0; at < heap.length;) {
+    const count = readSync(file, heap, at, Math.min(2 ** 20, heap.length - at), from + at)
+    assert.ok(count > 0)
+    at += count
+  }
+  closeSync(file)
+  let count = 0
+  for (let at = heap.indexOf(bytes); at >= 0; at = heap.indexOf(bytes, at + 1)) count++
+  return count
+}
+
+test('no key stays in the library after the turn', async () => {
+  const memory = new WebAssembly.Memory({ initial: 1 })
+  const key = new Uint8Array(memory.buffer, 0, 32)
+  crypto.getRandomValues(key)
+  const aead = libcrypto!.lend(memory)!
+  assert.is(copiesOf(key), 0)
+  assert.is(aead.seal(0, 64, 128, 256, 1000), 1)
+  assert.is(aead.open(0, 64, 128, 256, 1000), 1)
+  assert.is(copiesOf(key), 2, 'one to seal with, one to open')
+  await Promise.resolve()
+  assert.is(copiesOf(key), 0)
 })
 
 test.run()
