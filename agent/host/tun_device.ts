@@ -62,6 +62,8 @@ const EINVAL = 22
 const ENXIO = 6
 const EAGAIN = 11
 
+/** A system that does not let go of it by then does so when the process ends. */
+const CLOSE_MS = 1_000
 const PACKET_BYTES_MAX = 65_535
 
 type Libc = Awaited<ReturnType<typeof openLibc>>
@@ -160,8 +162,13 @@ class Tun implements TunDevice {
     this.#isClosed = true
     if (this.#isReading) {
       // The thread holds the interface until its read ends, as it does when that is removed.
-      const over = new Promise<void>((resolve) => this.#over = resolve)
-      if (removeLink(this.#libc, this.name)) await over
+      const over = Promise.withResolvers<void>()
+      this.#over = over.resolve
+      if (removeLink(this.#libc, this.name)) {
+        const late = setTimeout(over.resolve, CLOSE_MS)
+        await over.promise
+        clearTimeout(late)
+      }
     }
     this.#libc.call.close(this.#fd)
   }

@@ -37,6 +37,8 @@ export interface Way {
   port: number
 }
 
+export type Release = () => Promise<void>
+
 interface Rule {
   priority: number
   protocol?: string
@@ -71,32 +73,30 @@ export class IpProgram {
   }
 
   /**
-   * A table that nobody uses. Rules of those whose interface is gone are removed. Throws `tun/full`.
+   * A table that nobody uses. `take` takes a number for this process, and gives what gives it back; undefined where
+   * another has it. Rules that a process which was killed has left are removed. Throws `tun/full`.
    */
-  async freeTable(): Promise<RuleTable> {
-    const used = new Set<number>()
-    const stale: { family: Family; rule: string; number: number }[] = []
+  async freeTable(take: (number: number) => Promise<Release | undefined>): Promise<RuleTable> {
+    let free: RuleTable | undefined
+    const rules: { family: Family; number: number; line: string }[] = []
     for (const family of [4, 6] as const) {
       for (const { priority, protocol } of await this.#list<Rule>(family, 'rule', 'show')) {
         const number = Math.floor((priority - PREFERENCE) / PREFERENCES)
-        if (protocol !== PROTOCOL || number < 0 || number >= TABLES_MAX) continue
-        used.add(number)
-        stale.push({ family, rule: `rule del pref ${priority}`, number })
-      }
-    }
-    for (const number of [...used]) {
-      // Its routes go with the interface.
-      const { output } = await this.run(['-4', 'route', 'show', 'table', String(TABLE + number)])
-      if (output.trim() !== '') continue
-      used.delete(number)
-      for (const family of [4, 6] as const) {
-        const lines = stale.filter((one) => one.family === family && one.number === number)
-        await this.batch(family, lines.map(({ rule }) => rule))
+        if (protocol === PROTOCOL) rules.push({ family, number, line: `rule del pref ${priority}` })
       }
     }
     for (let number = 0; number < TABLES_MAX; number++) {
-      if (!used.has(number)) return new RuleTable(this, number)
+      const left = rules.filter((one) => one.number === number)
+      const release = !free || left.length > 0 ? await take(number) : undefined
+      if (!release) continue
+      for (const family of [4, 6] as const) {
+        const lines = left.filter((one) => one.family === family)
+        await this.batch(family, lines.map(({ line }) => line))
+      }
+      if (free) await release()
+      else free = new RuleTable(this, number, release)
     }
+    if (free) return free
     throw new TunnelError('tun/full', `Cannot route: found ${TABLES_MAX} interfaces of sotto`)
   }
 
@@ -147,11 +147,14 @@ export class IpProgram {
 export class RuleTable {
   readonly #ip: IpProgram
   readonly #number: number
+  readonly #release: Release
   readonly #lines: { family: Family; line: string }[] = []
   readonly #ways = new Map<string, { family: Family; line: string }>()
   #isOn = false
 
-  constructor(ip: IpProgram, number: number) {
+  /** `release` gives the number back. */
+  constructor(ip: IpProgram, number: number, release: Release) {
+    this.#release = release
     this.#ip = ip
     this.#number = number
   }
@@ -185,13 +188,18 @@ export class RuleTable {
     }
   }
 
+  /** The last call. */
   async off(): Promise<void> {
     this.#isOn = false
-    for (const family of [4, 6] as const) {
-      const lines = this.#lines.filter((one) => one.family === family)
-      await this.#ip.batch(family, lines.map(({ line }) => `rule del ${line}`))
+    try {
+      for (const family of [4, 6] as const) {
+        const lines = this.#lines.filter((one) => one.family === family)
+        await this.#ip.batch(family, lines.map(({ line }) => `rule del ${line}`))
+      }
+    } finally {
+      this.#lines.length = 0
+      await this.#release()
     }
-    this.#lines.length = 0
   }
 
   get #base(): number {

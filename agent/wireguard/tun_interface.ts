@@ -21,9 +21,8 @@ import { TunEnd } from './tun_end.ts'
 /** What waits for this program, while it does something else; more is dropped by the system. */
 const QUEUE_BYTES = 4 * 2 ** 20
 const QUEUE_PACKETS = [500, 3_000] as const
-/** One at a time looks for a free table. */
-const LOCK = '/run/sotto-tun.lock'
-const LOCK_MS = 5_000
+/** Whoever has it has the table of that number, until it ends, whatever ends it. */
+const lockPath = (number: number): string => `/run/sotto-tun-${number}.lock`
 
 export interface InterfaceOptions {
   name: string
@@ -56,6 +55,8 @@ export class TunInterface implements NearEnds {
   readonly #ip: IpProgram
   readonly #rules: RuleTable
   readonly #names: SystemNames
+  /** Whether this machine has IPv6 beside the interface. */
+  readonly #hasSix: () => boolean
   /** Routes that stand, and addresses. */
   #routed: string[] = []
   #addresses: string[] = []
@@ -69,14 +70,16 @@ export class TunInterface implements NearEnds {
     try {
       const ip = new IpProgram(world)
       const names = new SystemNames(world, ip, options.name)
-      const unlock = await world.files.lock(LOCK, { waitMs: LOCK_MS }).catch(() => undefined)
-      try {
-        const rules = await ip.freeTable()
-        await names.forget()
-        return new TunInterface(world, { options, tun, ip, rules, names })
-      } finally {
-        await unlock?.()
-      }
+      const rules = await ip.freeTable(async (number) => {
+        try {
+          return await world.files.lock(lockPath(number))
+        } catch {
+          // A system without such a folder: the first number is as good as any.
+          return () => Promise.resolve()
+        }
+      })
+      await names.forget()
+      return new TunInterface(world, { options, tun, ip, rules, names })
     } catch (error) {
       await tun.close()
       throw error
@@ -84,7 +87,7 @@ export class TunInterface implements NearEnds {
   }
 
   private constructor(
-    { clock, crypto }: World,
+    { clock, crypto, probes }: World,
     { options, tun, ip, rules, names }: {
       options: InterfaceOptions
       tun: TunDevice
@@ -94,6 +97,10 @@ export class TunInterface implements NearEnds {
     },
   ) {
     this.interface = options.name
+    this.#hasSix = () =>
+      probes.interfaces().some(({ name, address, family, internal }) =>
+        family === 6 && !internal && name !== options.name && !/^fe80:/i.test(address)
+      )
     this.#options = options
     this.#tun = tun
     this.#ip = ip
@@ -116,6 +123,7 @@ export class TunInterface implements NearEnds {
   }
 
   async make(options: NearEndOptions, agreed: Agreed): Promise<NearEnd> {
+    const isAgain = this.facts !== undefined
     const end = new TunEnd({
       ...options,
       tun: this.#tun,
@@ -128,12 +136,15 @@ export class TunInterface implements NearEnds {
       end.close()
       throw error
     }
-    return this.#end = end
+    this.#end = end
+    if (isAgain) this.changed?.()
+    return end
   }
 
   async renewed(agreed: Agreed): Promise<void> {
+    const before = describe(this.facts)
     await this.#set(agreed, this.#mtu)
-    this.changed?.()
+    if (describe(this.facts) !== before) this.changed?.()
   }
 
   async close(): Promise<void> {
@@ -203,8 +214,8 @@ export class TunInterface implements NearEnds {
       await this.#ip.batch(6, this.#lines(6, own, routes))
       return undefined
     } catch (error) {
-      // A machine without IPv6 has none to route.
-      if (!isTunnelError(error, 'tun/ip')) throw error
+      // A machine without IPv6 has none to route; one that has it would send it beside the network.
+      if (!isTunnelError(error, 'tun/ip') || (this.#isAll && this.#hasSix())) throw error
       return error.message
     }
   }
@@ -247,6 +258,11 @@ export class TunInterface implements NearEnds {
     this.guard.avoid({ bytes, port })
     this.bypass(host, 'udp', port).catch((error) => this.problem?.(error))
   }
+}
+
+/** The same words for what a person would take for the same. */
+function describe(facts: InterfaceFacts | undefined): string {
+  return JSON.stringify({ ...facts, plan: [facts?.plan.routed, facts?.plan.left] })
 }
 
 function queueOf(mtu: number): number {

@@ -113,6 +113,7 @@ test('what this machine has a way to stays as it is, and so does a part of that'
 /** Answers as a program would, by what it is asked. */
 function programs(
   answer: (argv: readonly string[]) => { code: number; output?: string; errors?: string },
+  written: string[] = [],
 ): Programs {
   return {
     start({ argv }, sink) {
@@ -122,7 +123,10 @@ function programs(
       return Promise.resolve({
         pid: 1,
         done: Promise.resolve({ code, signal: undefined }),
-        write: () => Promise.resolve(),
+        write: (bytes) => {
+          if (bytes.length > 0) written.push(new TextDecoder().decode(bytes))
+          return Promise.resolve()
+        },
         end() {},
         kill() {},
       })
@@ -130,6 +134,7 @@ function programs(
   }
 }
 
+const ours = () => Promise.resolve(() => Promise.resolve())
 const ipOf = (one: Programs) => new IpProgram({ programs: one, clock: hostClock, env: {} })
 async function problem(work: Promise<unknown>): Promise<TunnelError> {
   const error = await work.then(() => undefined, (thrown) => thrown)
@@ -140,13 +145,13 @@ async function problem(work: Promise<unknown>): Promise<TunnelError> {
 test('a machine without "ip" is told what to install, and so is one with that of BusyBox', async () => {
   const missing = await problem(
     ipOf({ start: () => Promise.reject(new TunnelError('program/start', 'there is none')) })
-      .freeTable(),
+      .freeTable(ours),
   )
   assert.is(missing.code, 'tun/ip')
   assert.match(missing.hint ?? '', /apt-get install iproute2/)
   const busy = await problem(
     ipOf(programs(() => ({ code: 1, errors: 'ip: unrecognized option: N\nBusyBox v1.36\n' })))
-      .freeTable(),
+      .freeTable(ours),
   )
   assert.is(busy.code, 'tun/ip')
   assert.match(busy.message, /unrecognized option/)
@@ -160,29 +165,34 @@ test('words of "ip" about a line of many are told with that line', async () => {
   assert.match(error.message, /"ip second" says RTNETLINK answers: Operation not permitted/)
 })
 
-test('rules of an interface that is gone are removed, those of others and of living ones are not', async () => {
+test('rules that a killed process has left at a number are removed, those of others are not', async () => {
   const rules = [
     { priority: 0, table: 'local' },
     { priority: 5_210, table: 'main', protocol: '83' },
-    { priority: 30_000, table: 'main', protocol: '83' },
     { priority: 30_009, table: '51900', protocol: '83' },
+    { priority: 30_016, table: 'main', protocol: '83' },
     { priority: 30_025, table: '51901', protocol: '83' },
-    { priority: 30_041, table: '51902', protocol: '4' },
+    { priority: 30_026, table: '51901', protocol: '4' },
+    { priority: 30_032, table: 'main', protocol: '83' },
   ]
-  const asked: string[] = []
+  const lines: string[] = []
   const ip = ipOf(programs((argv) => {
     const words = argv.join(' ')
-    asked.push(words)
-    if (words.includes('rule show')) {
-      return { code: 0, output: JSON.stringify(words.includes('-4') ? rules : []) }
-    }
-    if (words.endsWith('table 51901')) return { code: 0, output: 'default dev sotto1\n' }
-    if (words.includes('route show')) return { code: 2, errors: 'FIB table does not exist' }
-    return { code: 0 }
-  }))
-  const table = await ip.freeTable()
-  assert.is(table.table, 51_900)
-  assert.equal(asked.filter((words) => words.includes('-batch')), ['ip -4 -batch -'])
+    const output = words.includes('-4 rule show') ? JSON.stringify(rules) : '[]'
+    return { code: 0, output }
+  }, lines))
+  // The first is another process's; one that is not needed is given back.
+  const given: number[] = []
+  const table = await ip.freeTable((number) =>
+    Promise.resolve(number === 0 ? undefined : () => Promise.resolve(void given.push(number)))
+  )
+  assert.is(table.table, 51_901)
+  assert.equal(lines, ['rule del pref 30016\nrule del pref 30025\n', 'rule del pref 30032\n'])
+  assert.equal(given, [2])
+  await table.off()
+  assert.equal(given, [2, 1])
+  const error = await problem(ip.freeTable(() => Promise.resolve(undefined)))
+  assert.is(error.code, 'tun/full')
 })
 
 test.run()
