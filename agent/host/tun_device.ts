@@ -3,10 +3,11 @@
  * documentation): IFF_TUN without a head, not persistent, so that it ends with the process, whatever ends
  * that, and its addresses and routes with it.
  *
- * Waiting: the runtime's loop waits for sockets and pipes alone, so a thread of its pool waits in a read, one of
- * them for as long as the interface is there, and comes back with a packet. What else there is then is taken by calls of the C
- * library that do not wait, straight to where it will be sealed. Only one of the two reads at a time, so that all
- * stays in order. Writing is a call as well, from where a packet was opened.
+ * Waiting: a thread of the runtime's pool, which has two at least, waits in a read for as long as the interface is
+ * there, and comes back with a packet. (The runtime's loop can wait for the descriptor as well, but gives a packet
+ * at a time, and reads on by itself.) What else there is then is taken by calls of the C library that do not wait,
+ * straight to where it will be sealed. Only one of the two reads at a time, so that all stays in order. Writing is a
+ * call as well, from where a packet was opened.
  */
 import { read } from 'node:fs'
 import { TunnelError } from '../../core/errors.ts'
