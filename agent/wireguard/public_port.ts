@@ -111,11 +111,8 @@ export class PublicPort implements Path, Endpoint {
       // A flow that has ended: the client's next packet makes another.
       if (!flow) continue
       flow.isAnswered = true
-      // The queue of a stream keeps what it is given; the pool is used again.
-      const copy = batch.bytes.slice(at, at + length)
-      for (let start = 0; start < length; start += size) {
-        if (flow.stream.sendPacket(copy.subarray(start, start + size)) === 'lost') isTaken = false
-      }
+      const datagrams = batch.bytes.subarray(at, at + length)
+      if (flow.stream.sendPackets(datagrams, size) === 'lost') isTaken = false
     }
     return isTaken
   }
