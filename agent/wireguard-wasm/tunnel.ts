@@ -215,10 +215,15 @@ export class Tunnel {
     return { received, dropped, resetsSent, flowsOpened, flows, bufferBytes }
   }
 
+  /** Ends every connection by a reset; its handler is told why. */
+  reset(why?: Error): void {
+    for (const flow of [...this.#flows.values()]) flow.abort(why)
+  }
+
   /** Ends every connection by a reset and hears nothing more. */
   close(): void {
     if (this.#isClosed) return
-    for (const flow of [...this.#flows.values()]) flow.abort()
+    this.reset()
     this.#driver.turn()
     this.#isClosed = true
     this.#driver.close()

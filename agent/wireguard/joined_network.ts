@@ -209,6 +209,8 @@ export class JoinedNetwork {
     const mtu = isDirect ? agreed.directMtu : agreed.relayMtu
     // Another address or size: connections of the one before could not go on.
     if (before === addresses.join() && this.#mtu === mtu) {
+      // The server ends what is open with the session that it was opened in.
+      this.#tunnel!.reset?.()
       this.#tunnel!.device.setPrivateKey(privateKey)
       await this.#ends.renewed?.(agreed)
     } else await this.#build(privateKey, { addresses, mtu, agreed })
@@ -265,6 +267,7 @@ export class JoinedNetwork {
       get flows() {
         return tunnel.stats().flows
       },
+      reset: () => tunnel.reset(new Error('the network was joined anew')),
       close: () => tunnel.close(),
     }
   }

@@ -14,6 +14,8 @@ export interface NearEnd {
   wake(): void
   /** Connections, where it knows of them. */
   readonly flows: number
+  /** The other end has forgotten all connections; absent where others know of them. */
+  reset?(): void
   close(): void
 }
 

@@ -21,6 +21,7 @@ import type { Crypto } from '../../core/crypto.ts'
 import { KEY_BYTES } from '../../core/crypto.ts'
 import { asTunnelError, isTunnelError, TunnelError } from '../../core/errors.ts'
 import { RESET } from '../../core/frame.ts'
+import { REDIAL_MS_MAX } from '../../core/initiate.ts'
 import type { Stream } from '../../core/mux.ts'
 import type { OpenedSession, Peers } from '../peers.ts'
 import type { Endpoint } from '../wireguard-wasm/address.ts'
@@ -32,6 +33,8 @@ import { watchChannel } from './peer_table.ts'
 import { TUNNEL_SERVICE } from './tunnel_server.ts'
 
 const AGREED_MS_MAX = 15_000
+/** A session that was not taken up again for so long may be one that nobody knows. */
+const ASK_MS = 6_000
 /** Waits between attempts double. */
 const AGAIN_MS_MIN = 500
 const AGAIN_MS_MAX = 30_000
@@ -164,6 +167,7 @@ class Attempt {
   #timer: Timer | undefined
   #lookTimer: Timer | undefined
   #channelTimer: Timer | undefined
+  #askTimer: Timer | undefined
   #looked = { nowMs: 0, skewMs: 0, networks: '' }
   #renewing = false
   #renewedMs = -Infinity
@@ -207,6 +211,8 @@ class Attempt {
     const { peers, name, clock, taken, endpoints } = this.#ports
     const opened = this.#opened = await peers.open(name, TUNNEL_SERVICE, {
       onState: (state) => {
+        this.#askTimer?.cancel()
+        if (state === 'waiting') this.#askLater()
         // Another carrier: what was recorded of the one before is of no more use with a new key.
         if (state === 'open' && this.#agreed) this.#renew()
       },
@@ -241,6 +247,29 @@ class Attempt {
       return await agreed
     } finally {
       late.cancel()
+    }
+  }
+
+  #askLater(): void {
+    this.#askTimer = this.#ports.clock.after(ASK_MS, () => void this.#ask())
+  }
+
+  /** A server that was killed knows nothing of this session: another one that it takes shows that. */
+  async #ask(): Promise<void> {
+    const { peers, name } = this.#ports
+    try {
+      const { session } = await peers.open(name, TUNNEL_SERVICE)
+      session.close()
+      // Where it is alive the session finds its way by now.
+      this.#askTimer = this.#ports.clock.after(REDIAL_MS_MAX + 1_000, () => {
+        if (this.#opened?.session.state !== 'waiting') return
+        this.#end(gone('its server was started anew'))
+      })
+    } catch (error) {
+      if (this.#over || this.#opened?.session.state !== 'waiting') return
+      const family = asTunnelError(error, 'agreement/fault')
+      if (FINAL.test(family.code)) this.#end(family)
+      else this.#askLater()
     }
   }
 
@@ -404,6 +433,7 @@ class Attempt {
     this.#timer?.cancel()
     this.#lookTimer?.cancel()
     this.#channelTimer?.cancel()
+    this.#askTimer?.cancel()
     this.#choice?.close()
     this.#choice = undefined
     this.#privateKey.fill(0)
