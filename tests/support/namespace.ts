@@ -3,7 +3,9 @@
  * packet in both directions without a word, as a pulled cable does. Needs root, `ip` and `nft`.
  */
 import { spawnSync } from 'node:child_process'
+import { randomInt } from 'node:crypto'
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { networkInterfaces } from 'node:os'
 
 let made = 0
 
@@ -19,11 +21,9 @@ export class Namespace {
     const id = `${process.pid % 100_000}x${made++}`
     this.name = `sotto-${id}`
     this.#hosts = `/etc/netns/${this.name}`
-    // 198.18.0.0/15 is for tests of networks (RFC 2544) and routed nowhere.
-    const net = `198.18.${process.pid % 256}`
-    const base = (made * 4) % 248
-    this.outside = `${net}.${base + 1}`
-    this.inside = `${net}.${base + 2}`
+    const wire = freeWire()
+    this.outside = `198.18.${wire >> 6}.${(wire & 63) * 4 + 1}`
+    this.inside = `198.18.${wire >> 6}.${(wire & 63) * 4 + 2}`
     const out = `so${id}`
     const inner = `si${id}`
     run(['ip', 'netns', 'add', this.name])
@@ -83,6 +83,24 @@ export class Namespace {
     spawnSync('ip', ['netns', 'delete', this.name])
     rmSync(this.#hosts, { recursive: true, force: true })
   }
+}
+
+/**
+ * One of the 16,384 nets of two hosts in 198.18.0.0/16 that no interface of this machine has: others run beside
+ * us, and what a killed run left must not be in the way. 198.18.0.0/15 is for tests of networks (RFC 2544).
+ */
+function freeWire(): number {
+  const taken = new Set(
+    Object.values(networkInterfaces()).flatMap((all) => all ?? []).flatMap(({ address }) => {
+      const [first, second, third, last] = address.split('.').map(Number)
+      return first === 198 && second === 18 ? [(third! << 6) | (last! >> 2)] : []
+    }),
+  )
+  for (let tries = 0; tries < 100; tries++) {
+    const wire = randomInt(1 << 14)
+    if (!taken.has(wire)) return wire
+  }
+  throw new Error('No free net in 198.18.0.0/16')
 }
 
 function run(command: string[]): void {
