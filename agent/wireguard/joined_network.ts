@@ -191,6 +191,7 @@ export class JoinedNetwork {
     this.#client.close()
     this.network.close()
     this.#tunnel?.close()
+    this.#race?.close()
     this.#channels?.close()
     this.#udp?.close()
   }
@@ -226,6 +227,7 @@ export class JoinedNetwork {
     { addresses, mtu, agreed }: { addresses: string[]; mtu: number; agreed: Agreed },
   ): Promise<void> {
     this.#tunnel?.close()
+    this.#race?.close()
     this.#channels?.close()
     this.#tunnel = undefined
     const tunnel = await this.#ends.make({
@@ -246,7 +248,7 @@ export class JoinedNetwork {
     const ways = new Map<number, Path>([[RELAY_PATH, channels]])
     if (this.#udp) {
       ways.set(UDP_PATH, this.#udp)
-      this.#race = new RacePath(ways)
+      this.#race = new RacePath(this.#world.clock, ways)
       tunnel.addPath(RACE_PATH, this.#race)
     }
     for (const [number, path] of ways) tunnel.addPath(number, path)

@@ -36,8 +36,12 @@ const TALK_BYTES = 1_000
 
 /** What a device gives to whoever chooses the ways of its peers. */
 export interface Races {
-  /** A handshake over all of these at once; the peer stays where it is. A turn is to follow. */
-  start(peer: TablePeer, endpoints: readonly Endpoint[]): void
+  /** A handshake over all of these, UDP first where asked; the peer stays where it is. A turn is to follow. */
+  start(
+    peer: TablePeer,
+    endpoints: readonly Endpoint[],
+    options?: { headStart?: boolean },
+  ): void
   /** Calls `roamed` when the peer was heard from another endpoint, until what comes back is called. */
   watch(peer: TablePeer, roamed: () => void): () => void
 }
@@ -52,7 +56,7 @@ export interface PathChoicePorts {
   relay(): Endpoint | undefined
   /** Where the peer says that it takes UDP. */
   direct: readonly Endpoint[]
-  /** Until the first try: one of the two ends begins. */
+  /** Until the first try. The two ends differ: a packet is lost where their handshakes cross. */
   firstMs: number
   /** After each move. */
   moved?(endpoint: Endpoint): void
@@ -83,7 +87,7 @@ export class PathChoice {
 
   constructor(ports: PathChoicePorts) {
     this.#ports = ports
-    this.#triedMs = ports.clock.monotonic() + ports.firstMs - TRY_MS_MIN
+    this.#triedMs = this.#triedNow(ports.clock.monotonic())
     this.#forget = ports.races.watch(ports.peer, () => this.#roamed())
   }
 
@@ -122,7 +126,7 @@ export class PathChoice {
   again(): void {
     const nowMs = this.#ports.clock.monotonic()
     this.#waitMs = TRY_MS_MIN
-    this.#triedMs = nowMs
+    this.#triedMs = this.#triedNow(nowMs)
     if (this.#isDirect) {
       this.#askedMs = nowMs
       this.#race(true)
@@ -149,11 +153,15 @@ export class PathChoice {
       this.#waitMs = nowMs - this.#sinceMs >= STABLE_MS
         ? TRY_MS_MIN
         : Math.min(TRY_MS_MAX, this.#waitMs * 2)
-      this.#triedMs = nowMs
+      this.#triedMs = this.#triedNow(nowMs)
     } else this.#measure(nowMs)
     this.#sinceMs = nowMs
     this.#silentMs = SILENT_MS
     this.#unansweredMs = this.#askedMs = undefined
+  }
+
+  #triedNow(nowMs: number): number {
+    return nowMs + this.#ports.firstMs - TRY_MS_MIN
   }
 
   #try(nowMs: number): void {
@@ -169,14 +177,14 @@ export class PathChoice {
       this.#askedMs = nowMs
       // An answer over UDP says that silence was right.
       this.#silentMs = Math.min(SILENT_MS_MAX, this.#silentMs * 2)
-      return this.#race(true)
+      return this.#race(true, { headStart: true })
     }
     const waitedMs = nowMs - this.#askedMs
     const relay = this.#ports.relay()
     if (relay && waitedMs >= ANSWER_MS) this.#leave(relay)
     else if (waitedMs >= ASK_MS) {
       this.#askedMs = nowMs
-      this.#race(true)
+      this.#race(true, { headStart: true })
     }
   }
 
@@ -204,11 +212,11 @@ export class PathChoice {
     return last ? [last, ...direct.filter((one) => !isSame(one, last))] : [...direct]
   }
 
-  #race(withRelay: boolean): void {
+  #race(withRelay: boolean, options?: { headStart: boolean }): void {
     const relay = withRelay ? this.#ports.relay() : undefined
     const endpoints = relay ? [...this.#direct, relay] : this.#direct
     if (endpoints.length === 0) return
-    this.#ports.races.start(this.#ports.peer, endpoints)
+    this.#ports.races.start(this.#ports.peer, endpoints, options)
     this.#ports.wake()
   }
 

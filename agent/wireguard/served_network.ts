@@ -201,6 +201,7 @@ export class ServedNetwork implements MemberNetwork {
     if (this.publicPort) this.tunnel.addPath(PUBLIC_PATH, this.publicPort)
     this.#table = tableOf(this.tunnel)
     const race = this.#race = udp && new RacePath(
+      clock,
       new Map<number, Path>([[UDP_PATH, udp], [RELAY_PATH, this.#channels]]),
     )
     if (race) this.tunnel.addPath(RACE_PATH, race)
@@ -288,6 +289,7 @@ export class ServedNetwork implements MemberNetwork {
     this.server.close()
     this.#gateway.close()
     this.tunnel.close()
+    this.#race?.close()
     this.#channels.close()
     this.publicPort?.close()
     this.#udp?.close()

@@ -23,6 +23,8 @@ import { module } from '../../support/wireguard.ts'
 const test = suite('agent/wireguard/path_choice')
 
 const UDP_MS = 5
+/** Farther than the relay. */
+const FAR_MS = 120
 const RELAY_MS = 20
 const CLIENT = Uint8Array.of(10, 0, 0, 2)
 const SERVER = Uint8Array.of(10, 0, 0, 1)
@@ -41,12 +43,12 @@ class Wire implements Path {
   knows: (endpoint: number) => boolean = () => true
   readonly #clock: ManualClock
   readonly #record: Uint8Array
-  readonly #ms: number
+  ms: number
 
   constructor(clock: ManualClock, own: Endpoint, ms: number) {
     this.#clock = clock
     this.#record = encodeEndpoint(own)
-    this.#ms = ms
+    this.ms = ms
   }
 
   send(batch: Batch, from = 0, to: number = batch.count): boolean {
@@ -56,7 +58,7 @@ class Wire implements Path {
       const copy = Batch.make(length, 1)
       copy.push(batch.bytes.subarray(at, at + length), this.#record, size)
       if (this.isCut || !this.knows(batch.endpoints[run * 32 + 11]!)) continue
-      this.#clock.after(this.#ms, () => this.other.onReceive?.(copy))
+      this.#clock.after(this.ms, () => this.other.onReceive?.(copy))
     }
     return true
   }
@@ -94,6 +96,7 @@ class End {
     this.udp = new Wire(clock, { host: `192.0.2.${number}`, port: 5000 }, UDP_MS)
     this.relay = new Wire(clock, relayOf(number), RELAY_MS)
     this.race = new RacePath(
+      clock,
       new Map<number, Path>([[UDP_PATH, this.udp], [RELAY_PATH, this.relay]]),
     )
     this.driver.addPath(UDP_PATH, this.udp)
@@ -153,8 +156,9 @@ class Pair {
   #number = 0
 
   constructor(
-    { known = [{ host: '192.0.2.1', port: 5000 }], told = [] as Endpoint[] } = {},
+    { known = [{ host: '192.0.2.1', port: 5000 }], told = [] as Endpoint[], udpMs = UDP_MS } = {},
   ) {
+    this.client.udp.ms = this.server.udp.ms = udpMs
     this.client.meet(this.server, { number: 1, direct: known, firstMs: TRY_MS_MIN })
     this.server.meet(this.client, { number: 2, direct: told, firstMs: 9_000 })
     this.server.onPacket = (packet) =>
@@ -281,18 +285,22 @@ test('silence is no loss: an idle tunnel stays where it is, with the handshakes 
   assert.ok(handshakes <= 14, `${handshakes} handshakes`)
 })
 
-test('who sends and is never answered moves nowhere while UDP stands', () => {
-  const pair = new Pair()
-  pair.talk(10)
-  pair.server.onPacket = undefined
-  const { moves } = pair.client.choice
-  const before = pair.server.heard.length
-  assert.is(pair.talk(300), 0)
-  assert.is(pair.server.heard.length - before, 3_000)
-  assert.is(pair.client.choice.moves, moves)
-  assert.is(pair.ways, 'udp udp')
-  assert.ok(pair.client.udp.sent[1]! <= 40, `${pair.client.udp.sent[1]} handshakes`)
-})
+for (const udpMs of [UDP_MS, FAR_MS]) {
+  test(`who sends and is never answered moves nowhere while UDP stands, ${udpMs} ms away`, () => {
+    const pair = new Pair({ udpMs })
+    pair.talk(10)
+    pair.run(500)
+    pair.server.onPacket = undefined
+    const { moves } = pair.client.choice
+    const before = pair.server.heard.length
+    assert.is(pair.talk(300), 0)
+    pair.run(500)
+    assert.is(pair.server.heard.length - before, 3_000)
+    assert.is(pair.client.choice.moves, moves)
+    assert.is(pair.ways, 'udp udp')
+    assert.ok(pair.client.udp.sent[1]! <= 40, `${pair.client.udp.sent[1]} handshakes`)
+  })
+}
 
 test('UDP that leads one way only holds nothing up for long', () => {
   for (const deaf of ['client', 'server'] as const) {
