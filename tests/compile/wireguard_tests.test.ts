@@ -1,22 +1,23 @@
 // seconds: 1200
-// needs: wasm-ld-19
+// wants: wasm-ld-19
 /**
  * The crate's tests, natively and inside WebAssembly, where users have it: all of them pass in both, and they
- * are the same ones. Where the Rust is missing that can build them this suite is named as skipped.
+ * are the same ones. Where the Rust is missing that can build them this suite is named as not run.
  */
 import { spawnSync } from 'node:child_process'
-import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { ROOT } from '../support/world.ts'
+import { CARGO, missingRust, PACKAGE, RUSTC } from '../support/rust.ts'
 
-const PACKAGE = join(ROOT, 'agent/wireguard-wasm')
 const RUN_MS_MAX = 580_000
-/** Debian's, with the sources of its library. */
-const [RUSTC, CARGO] = ['/usr/bin/rustc', '/usr/share/cargo/bin/cargo']
-
 const test = suite('compile/wireguard_tests')
+
+const missing = missingRust()
+if (missing !== undefined) {
+  console.log(`not run: ${missing}`)
+  process.exit(0)
+}
 
 function run(command: string, args: readonly string[]): string {
   const { status, stdout, stderr, error } = spawnSync(command, args, {
@@ -48,7 +49,6 @@ function native(files: readonly string[]): string[] {
 }
 
 test('each test of the crate passes natively and in WebAssembly', () => {
-  if (!existsSync(RUSTC) || !existsSync(CARGO)) return console.log(`  not tried: no ${CARGO}`)
   const output = run(process.execPath, ['test.mjs'])
   const inside = [...output.matchAll(/^(?:ok|ignored) (\S+) \S+$/gm)]
   const files = [...new Set(inside.map(([, file]) => file!))]
