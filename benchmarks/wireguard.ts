@@ -6,7 +6,7 @@
  */
 import { writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import { aeadSpeed } from './aead.ts'
+import { aeadSpeed, portableSpeed } from './aead.ts'
 import type { BenchOptions } from './bench.ts'
 import { cpuSeconds, Lab, residentBytes, which } from './lab.ts'
 import { type Address, checkBytes, type Figures, generate, requests, streams } from './load.ts'
@@ -250,6 +250,7 @@ function goal(ours: string, race: string, theirs: string | number, factor: numbe
 }
 
 const MODULE = 'module on Bun'
+const PORTABLE = 'its portable code alone (RustCrypto)'
 const GOALS: Goal[] = [
   goal(OURS, 'up', NETSTACK, 2.5),
   goal(OURS, 'down', NETSTACK, 1.2),
@@ -453,6 +454,9 @@ async function race(options: BenchOptions): Promise<void> {
         const { seal, open } = aeadSpeed(AEAD_MS)
         columns.add(more('seal', 'GB/s', 2), MODULE, seal)
         columns.add(more('open', 'GB/s', 2), MODULE, open)
+        const portable = portableSpeed(AEAD_MS)
+        columns.add(more('seal', 'GB/s', 2), PORTABLE, portable.seal)
+        columns.add(more('open', 'GB/s', 2), PORTABLE, portable.open)
       }
       say('packets sealed and opened')
     }
@@ -472,7 +476,7 @@ async function race(options: BenchOptions): Promise<void> {
     }
     report.columns = columns.all
     report.goals = checkGoals(report.columns, GOALS)
-    const order = [...networkContenders.map(({ name }) => name), MODULE]
+    const order = [...networkContenders.map(({ name }) => name), MODULE, PORTABLE]
     const text = markdown(report, [...TABLES, AEAD_TABLE], order)
     console.log(text)
     say(`written to ${save(report, text)}`)

@@ -42,7 +42,7 @@ function table(): { list: number; rule: string; tests: string[] }[] {
   return readFileSync(join(PACKAGE, 'RULES.md'), 'utf8').split('\n').flatMap((line) => {
     const [, number] = /^## (\d+)\. /.exec(line) ?? []
     if (number !== undefined) list = Number(number)
-    const [, rule, tests] = /^\| (.+) \| (.+) \|$/.exec(line) ?? []
+    const [, rule, tests] = /^\| (.+?) +\| (.+?) *\|$/.exec(line) ?? []
     if (list < 0 || !tests || rule === 'rule' || /^-+$/.test(rule!)) return []
     return { list, rule: rule!, tests: [...tests.matchAll(/`([^`]+)`/g)].map(([, one]) => one!) }
   })
