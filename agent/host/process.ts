@@ -8,7 +8,7 @@ import type { Clock } from '../../core/clock.ts'
 import type { StopReason, Terminal, TerminalOutput } from '../world.ts'
 import { keys } from './keys.ts'
 import { prompt } from './prompt.ts'
-import { Duplex } from 'node:stream'
+import { Duplex, Readable } from 'node:stream'
 
 /** Longest delay that timers take; a longer wait is split. */
 const TIMER_MS_MAX = 2_147_483_647
@@ -81,24 +81,27 @@ function output(stream: NodeJS.WriteStream): TerminalOutput {
 }
 
 function stdio(): Conn {
-  const { stdin, stdout } = process
+  const { stdout } = process
+  // By pulling: Bun's `process.stdin`, paused and resumed, now and then never says that its input has ended.
+  const input = (globalThis.Bun ? Bun.stdin.stream() : Readable.toWeb(process.stdin)).getReader()
   const both = new Duplex({
     allowHalfOpen: true,
-    read: () => void stdin.resume(),
+    read() {
+      input.read().then(
+        ({ done, value }) => void both.push(done ? null : value),
+        (error) => void both.destroy(error as Error),
+      )
+    },
     write(chunk, _, done) {
       if (stdout.write(chunk)) done()
       else stdout.once('drain', () => done())
     },
     final: (done) => void stdout.end(() => done()),
     destroy(error, done) {
-      stdin.destroy()
+      input.cancel().catch(() => {})
       done(error)
     },
   })
-  stdin.on('data', (chunk) => void (both.push(chunk) || stdin.pause()))
-  stdin.on('end', () => void both.push(null))
-  stdin.on('error', (error) => void both.destroy(error))
   stdout.on('error', (error) => void both.destroy(error))
-  stdin.pause()
   return new DuplexConn(both)
 }
