@@ -1,7 +1,6 @@
 // The relay on workerd, as a process: what every relay at the edge does, and what a Durable Object has
 // to do differently. It counts its wake-ups itself (`/v1/hubs/KEY`), and whoever asks wakes it.
 // seconds: 300
-// alone
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { Stream } from '../../core/mux.ts'
